@@ -1,0 +1,154 @@
+//! int8 activations: what the integer kernels multiply weights with.
+//!
+//! Contract, for a group (a token, 256 or 32 elements) with `a = max|x|`:
+//!
+//! ```text
+//! a = max(a, 1e-5)                         token groups only (BitNet's clamp)
+//! q = clamp(round_half_even(x * (127 / a)), -127, 127)        scale = a / 127
+//! q = 0 and scale = 0                      where a = 0
+//! ```
+//!
+//! The sums of q per group are exact i32. All divisions and products are single f32 operations.
+
+use crate::error::{Error, Result, check_len};
+use crate::format::Grouping;
+
+/// Columns are padded to this many elements, so that kernels work in whole chunks.
+pub const CHUNK: usize = 32;
+
+/// `n` quantised (or, for dense weights, plain) activation vectors of `cols` elements.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Acts {
+    grouping: Grouping,
+    n: usize,
+    cols: usize,
+    padded: usize,
+    groups: usize,
+    /// [n][padded] codes; empty for dense.
+    pub(crate) q: Vec<i8>,
+    /// [n][groups]
+    pub(crate) scale: Vec<f32>,
+    /// [n][groups] sums of q.
+    pub(crate) sum: Vec<i32>,
+    /// [n][cols] f32; empty unless dense.
+    pub(crate) x: Vec<f32>,
+}
+
+impl Acts {
+    /// Quantises `x`, row-major [n][cols], on the current backend.
+    ///
+    /// # Errors
+    /// A wrong length; an activation that is NaN or infinite (which would otherwise become a silent
+    /// wrong answer in int8); no usable backend.
+    pub fn quantize(grouping: Grouping, x: &[f32], n: usize, cols: usize) -> Result<Self> {
+        let ops = crate::backend::ops()?;
+        Self::quantize_with(grouping, x, n, cols, ops.quantize_row)
+    }
+
+    /// As [`Acts::quantize`] with a given row kernel.
+    pub(crate) fn quantize_with(
+        grouping: Grouping,
+        x: &[f32],
+        n: usize,
+        cols: usize,
+        row_kernel: QuantizeRow,
+    ) -> Result<Self> {
+        let elements = n.checked_mul(cols).ok_or(Error::TooLarge {
+            format: "activations",
+            rows: n,
+            cols,
+            why: "it does not fit in the address space",
+        })?;
+        check_len("activations", elements, x.len())?;
+        let mut acts = Acts {
+            grouping,
+            n,
+            cols,
+            padded: cols.next_multiple_of(CHUNK),
+            groups: match grouping.len() {
+                Some(len) => cols.div_ceil(len),
+                None => 1,
+            },
+            q: Vec::new(),
+            scale: Vec::new(),
+            sum: Vec::new(),
+            x: Vec::new(),
+        };
+        if grouping == Grouping::Dense {
+            crate::error::check_finite("activations", x)?;
+            acts.x = x.to_vec();
+            return Ok(acts);
+        }
+        acts.q = vec![0; n * acts.padded];
+        acts.scale = vec![0.0; n * acts.groups];
+        acts.sum = vec![0; n * acts.groups];
+        if cols == 0 {
+            return Ok(acts);
+        }
+        crate::error::check_finite("activations", x)?;
+        let (group, floor) = (grouping.len().unwrap_or(cols), floor(grouping));
+        let (padded, groups) = (acts.padded, acts.groups);
+        let Acts { q, scale, sum, .. } = &mut acts;
+        crate::threads::for_each_row4(
+            (x, cols),
+            (q, padded),
+            (scale, groups),
+            (sum, groups),
+            |x, q, scale, sum| row_kernel(x, group, floor, q, scale, sum),
+        );
+        Ok(acts)
+    }
+
+    /// How they are grouped.
+    pub fn grouping(&self) -> Grouping {
+        self.grouping
+    }
+
+    /// Number of vectors.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Elements per vector.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Elements per vector, padded to [`CHUNK`].
+    pub fn padded(&self) -> usize {
+        self.padded
+    }
+
+    /// Groups per vector.
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// Codes of vector `t`, padded with zeros.
+    pub fn codes(&self, t: usize) -> &[i8] {
+        &self.q[t * self.padded..(t + 1) * self.padded]
+    }
+
+    /// Scales of vector `t`, one per group.
+    pub fn scales(&self, t: usize) -> &[f32] {
+        &self.scale[t * self.groups..(t + 1) * self.groups]
+    }
+
+    /// Sums of the codes of vector `t`, one per group.
+    pub fn sums(&self, t: usize) -> &[i32] {
+        &self.sum[t * self.groups..(t + 1) * self.groups]
+    }
+
+    /// The f32 values of vector `t`, for dense weights.
+    pub fn dense(&self, t: usize) -> &[f32] {
+        &self.x[t * self.cols..(t + 1) * self.cols]
+    }
+}
+
+/// Smallest `max|x|` of a group.
+pub(crate) fn floor(grouping: Grouping) -> f32 {
+    if grouping == Grouping::Token { 1e-5 } else { 0.0 }
+}
+
+/// A kernel that quantises one row: `(x, group length, floor of max|x|, codes, scales, sums)`.
+pub(crate) type QuantizeRow = fn(&[f32], usize, f32, &mut [i8], &mut [f32], &mut [i32]);

@@ -1,0 +1,374 @@
+//! The table: backends x formats x operations, and which backend runs.
+//!
+//! A backend is one [`Ops`]: a safe function pointer per operation and format, filled from the generic
+//! operations by iterating the format list. Tests, benches, documentation and Python iterate
+//! [`kernels`], so a new format or backend is tested, timed and documented by existing.
+//!
+//! To add a backend: write `isa/<name>.rs`, and add one line to [`Backend`]'s list and to `build`.
+
+use std::ops::Range;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::activation::{Acts, QuantizeRow};
+use crate::error::{Error, Result};
+use crate::format::{CodedFormat, DenseFormat, Format, Grouping, Visit, for_each};
+use crate::isa::{Isa, portable::Portable};
+use crate::matrix::{Matrix, Weights};
+use crate::op::product::{self, Product, product_oracle};
+use crate::op::{KeyValues, attention, gate, norm, quantize, rope};
+use crate::oracle::{self, Activation};
+use crate::panel::Panels;
+
+/// Something that can run every operation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Backend {
+    /// AVX-512 with VNNI.
+    Avx512,
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// NEON with the dot-product extension.
+    NeonDotprod,
+    /// NEON.
+    Neon,
+    /// Plain Rust on any CPU.
+    Portable,
+    /// The definition itself: slow, selectable, never preferred.
+    Oracle,
+}
+
+impl Backend {
+    /// All backends, in order of preference.
+    pub const ALL: [Backend; 6] = [
+        Backend::Avx512,
+        Backend::Avx2,
+        Backend::NeonDotprod,
+        Backend::Neon,
+        Backend::Portable,
+        Backend::Oracle,
+    ];
+
+    /// The name used for `TRITLAB_BACKEND`, tests and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Backend::Avx512 => "avx512",
+            Backend::Avx2 => "avx2",
+            Backend::NeonDotprod => "neon_dotprod",
+            Backend::Neon => "neon",
+            Backend::Portable => "portable",
+            Backend::Oracle => "oracle",
+        }
+    }
+
+    /// Finds a backend by name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBackend`], which lists the names.
+    pub fn from_name(name: &str) -> Result<Backend> {
+        Backend::ALL.into_iter().find(|b| b.name() == name).ok_or_else(|| Error::UnknownBackend {
+            name: name.to_owned(),
+            known: Backend::ALL.map(Backend::name).join(", "),
+        })
+    }
+
+    /// Whether this build on this CPU can run it.
+    pub fn available(self) -> bool {
+        table()[self as usize].is_some()
+    }
+
+    /// Its operations.
+    ///
+    /// # Errors
+    /// [`Error::BackendUnavailable`].
+    pub fn ops(self) -> Result<&'static Ops> {
+        table()[self as usize].as_ref().ok_or_else(|| Error::BackendUnavailable {
+            name: self.name().to_owned(),
+            available: available().into_iter().map(Backend::name).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The backends that can run here, best first.
+pub fn available() -> Vec<Backend> {
+    Backend::ALL.into_iter().filter(|b| b.available()).collect()
+}
+
+type Attention = fn(&[f32], &KeyValues, Range<usize>, f32, Option<f32>, &mut Vec<f32>, &mut [f32]);
+
+/// The operations of one backend. Fields are function pointers with the meaning of the oracle's
+/// function of the same name.
+#[derive(Clone)]
+pub struct Ops {
+    backend: Backend,
+    products: Vec<Product>,
+    pub(crate) quantize_row: QuantizeRow,
+    pub(crate) rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
+    pub(crate) gated: fn(Activation, &mut [f32], &[f32]),
+    pub(crate) tanh_cap: fn(&mut [f32], f32),
+    pub(crate) softmax: fn(&mut [f32]),
+    pub(crate) rope: fn(&mut [f32], &[f32], &[f32]),
+    pub(crate) attention: Attention,
+}
+
+impl Ops {
+    /// The kernel for one vector. Today the gemm kernel's own one-token tile.
+    pub(crate) fn gemv(&self, format: Format) -> Product {
+        self.products[format as usize]
+    }
+
+    /// The kernel for several vectors.
+    pub(crate) fn gemm(&self, format: Format) -> Product {
+        self.products[format as usize]
+    }
+
+    /// Which backend these are.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// `out = W x` for quantised activations, on this backend and this thread alone: what tests and
+    /// benches of a kernel call. `out` is [n][rows].
+    ///
+    /// # Panics
+    /// If shapes or groupings do not fit.
+    pub fn matmul(&self, w: &Panels, acts: &Acts, out: &mut [f32]) {
+        assert_eq!(out.len(), acts.n() * w.rows(), "outputs");
+        assert_eq!(acts.cols(), w.cols(), "columns");
+        assert_eq!(acts.grouping(), w.format().info().activation, "grouping");
+        let kernel = if acts.n() == 1 { self.gemv(w.format()) } else { self.gemm(w.format()) };
+        let rows = w.rows();
+        let mut block = vec![0.0; acts.n() * 64];
+        for p in 0..w.panels() {
+            kernel(w, p, acts, 0, &mut block);
+            for (t, out) in out.chunks_exact_mut(rows).enumerate() {
+                let to = &mut out[p * 64..rows.min(p * 64 + 64)];
+                to.copy_from_slice(&block[t * 64..t * 64 + to.len()]);
+            }
+        }
+    }
+
+    /// Quantised activations, on this backend.
+    ///
+    /// # Errors
+    /// As [`Acts::quantize`].
+    pub fn quantize_acts(
+        &self,
+        grouping: Grouping,
+        x: &[f32],
+        n: usize,
+        cols: usize,
+    ) -> Result<Acts> {
+        Acts::quantize_with(grouping, x, n, cols, self.quantize_row)
+    }
+}
+
+struct Products<I>(Vec<Product>, std::marker::PhantomData<I>);
+
+impl<I: Isa> Visit for Products<I> {
+    fn dense<C: DenseFormat>(&mut self) {
+        debug_assert_eq!(self.0.len(), C::FORMAT as usize, "kernels are indexed by format");
+        self.0.push(product::dense::<I, C>);
+    }
+
+    fn coded<C: CodedFormat>(&mut self) {
+        debug_assert_eq!(self.0.len(), C::FORMAT as usize, "kernels are indexed by format");
+        self.0.push(product::coded::<I, C>);
+    }
+}
+
+fn rows<I: Isa>(backend: Backend) -> Option<Ops> {
+    I::new()?;
+    let mut products = Products::<I>(Vec::new(), std::marker::PhantomData);
+    for_each(&mut products);
+    Some(Ops {
+        backend,
+        products: products.0,
+        quantize_row: quantize::quantize_row::<I>,
+        rms_norm: norm::rms_norm::<I>,
+        gated: gate::gated::<I>,
+        tanh_cap: gate::tanh_cap::<I>,
+        softmax: norm::softmax::<I>,
+        rope: rope::rope::<I>,
+        attention: attention::attention::<I>,
+    })
+}
+
+fn oracle_rows() -> Ops {
+    Ops {
+        backend: Backend::Oracle,
+        products: vec![product_oracle; Format::ALL.len()],
+        quantize_row: oracle::quantize_row,
+        rms_norm: oracle::rms_norm,
+        gated: oracle::gated,
+        tanh_cap: oracle::tanh_cap,
+        softmax: oracle::softmax,
+        rope: oracle::rope,
+        attention: attention::attention_oracle,
+    }
+}
+
+fn build(backend: Backend) -> Option<Ops> {
+    match backend {
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx512 => rows::<crate::isa::avx512::Avx512>(backend),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx2 => rows::<crate::isa::avx2::Avx2>(backend),
+        #[cfg(target_arch = "aarch64")]
+        Backend::NeonDotprod => rows::<crate::isa::neon::NeonDotprod>(backend),
+        #[cfg(target_arch = "aarch64")]
+        Backend::Neon => rows::<crate::isa::neon::Neon>(backend),
+        Backend::Portable => rows::<Portable>(backend),
+        Backend::Oracle => Some(oracle_rows()),
+        #[allow(unreachable_patterns, reason = "backends of other architectures")]
+        _ => None,
+    }
+}
+
+fn table() -> &'static [Option<Ops>] {
+    static TABLE: OnceLock<Vec<Option<Ops>>> = OnceLock::new();
+    TABLE.get_or_init(|| Backend::ALL.into_iter().map(build).collect())
+}
+
+/// A row of the table, for those who iterate it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// `gemv-q4_0-avx512`, `rms_norm-avx2`, ...
+    pub name: String,
+    /// The operation.
+    pub op: &'static str,
+    /// The format, for operations on weights.
+    pub format: Option<Format>,
+    /// The backend.
+    pub backend: Backend,
+    /// Whether it can run here.
+    pub available: bool,
+}
+
+/// Operations on weights.
+pub const FORMAT_OPS: [&str; 2] = ["gemv", "gemm"];
+/// Operations without weights.
+pub const PLAIN_OPS: [&str; 7] =
+    ["quantize_row", "rms_norm", "gated", "tanh_cap", "softmax", "rope", "attention"];
+
+/// Every row of the table: also those that need another CPU.
+pub fn kernels() -> Vec<Kernel> {
+    let mut out = Vec::new();
+    for backend in Backend::ALL {
+        let available = backend.available();
+        for format in Format::ALL.iter().copied() {
+            for op in FORMAT_OPS {
+                let name = format!("{op}-{}-{backend}", format.name().to_lowercase());
+                out.push(Kernel { name, op, format: Some(format), backend, available });
+            }
+        }
+        for op in PLAIN_OPS {
+            out.push(Kernel {
+                name: format!("{op}-{backend}"),
+                op,
+                format: None,
+                backend,
+                available,
+            });
+        }
+    }
+    out
+}
+
+/// Index of the selected backend plus one; 0 before the first selection.
+static SELECTED: AtomicUsize = AtomicUsize::new(0);
+
+/// Selects a backend for the whole process; `None` returns to the automatic choice (the environment
+/// variable `TRITLAB_BACKEND` if set, else the best available).
+///
+/// # Errors
+/// An unknown name, a backend that this CPU lacks, a kernel that disagrees with the oracle.
+pub fn force(name: Option<&str>) -> Result<()> {
+    let backend = match name {
+        Some(name) => Backend::from_name(name)?,
+        None => automatic()?,
+    };
+    self_check(backend.ops()?)?;
+    SELECTED.store(backend as usize + 1, Ordering::Release);
+    Ok(())
+}
+
+/// The backend in use; the first call selects it.
+///
+/// # Errors
+/// As [`force`].
+pub fn current() -> Result<Backend> {
+    ops().map(Ops::backend)
+}
+
+fn automatic() -> Result<Backend> {
+    match std::env::var("TRITLAB_BACKEND") {
+        Ok(name) if !name.is_empty() => Backend::from_name(&name),
+        _ => Ok(available()[0]),
+    }
+}
+
+/// The operations in use.
+pub(crate) fn ops() -> Result<&'static Ops> {
+    match SELECTED.load(Ordering::Acquire) {
+        0 => {
+            force(None)?;
+            ops()
+        }
+        n => Backend::ALL[n - 1].ops(),
+    }
+}
+
+/// As [`ops`] for operations that cannot fail. Without a usable backend the oracle answers: the answer is
+/// the same, and every product, which a caller also needs, reports the error.
+pub(crate) fn active() -> &'static Ops {
+    static ORACLE: OnceLock<Ops> = OnceLock::new();
+    ops().unwrap_or_else(|_| ORACLE.get_or_init(oracle_rows))
+}
+
+/// Runs every product kernel of a backend once on a small matrix and compares bits with the oracle:
+/// virtual machines that report instructions they do not have, and miscompilations, end here.
+fn self_check(ops: &'static Ops) -> Result<()> {
+    static CHECKED: [OnceLock<Result<()>>; Backend::ALL.len()] =
+        [const { OnceLock::new() }; Backend::ALL.len()];
+    CHECKED[ops.backend as usize].get_or_init(|| check_products(ops)).clone()
+}
+
+fn check_products(ops: &Ops) -> Result<()> {
+    let (rows, cols) = (65, 256);
+    // Painted with period 251, the largest prime below 256: swapped blocks or rows change the answer.
+    let paint = |i: usize| ((i * 37 % 251) as f32 - 125.0) / 64.0;
+    let weights: Vec<f32> = (0..rows * cols).map(paint).collect();
+    for &format in Format::ALL {
+        let grouping = format.info().activation;
+        let matrix = Matrix::quantize(format, rows, cols, &weights)?;
+        let panels = Panels::pack(&matrix)?;
+        for n in [1, 7] {
+            let x: Vec<f32> = (0..n * cols).map(|i| paint(i + 1)).collect();
+            let expected_acts = Acts::quantize_with(grouping, &x, n, cols, oracle::quantize_row)?;
+            let acts = ops.quantize_acts(grouping, &x, n, cols)?;
+            let mut expected = vec![0.0; n * rows];
+            oracle::matmul(&matrix, &expected_acts, &mut expected);
+            let mut got = vec![0.0; n * rows];
+            ops.matmul(&panels, &acts, &mut got);
+            for (row, (e, g)) in expected.iter().zip(&got).enumerate() {
+                if e.to_bits() != g.to_bits() {
+                    let op = FORMAT_OPS[usize::from(n > 1)];
+                    let format = format.name().to_lowercase();
+                    return Err(Error::SelfCheck {
+                        kernel: format!("{op}-{format}-{}", ops.backend),
+                        row,
+                        got: g.to_bits(),
+                        expected: e.to_bits(),
+                    });
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,362 @@
+//! The list of formats, and what a format is.
+//!
+//! Every coded format is the same sentence: the weight `i` of a block is
+//!
+//! ```text
+//! w[i] = (d * sub[i / sub_len]) * q[i]  -  (m * sub_min[i / sub_len])
+//! ```
+//!
+//! with small integers `q`, `sub`, `sub_min` and two f32 numbers `d`, `m` per block. [`Plain`] holds
+//! exactly that, `decode` is the meaning of the bytes, and everything else (dequantise, panels,
+//! kernels, the oracle) is written once over it. Dense formats (F32, F16, BF16) are a scalar
+//! conversion.
+//!
+//! To add a format: write `format/<name>.rs` with one [`Info`], and add one line to [`formats!`].
+//! Bytes on disk never depend on the CPU.
+
+mod dense;
+mod q4_0;
+mod q4_1;
+mod q8_0;
+mod ternary;
+mod tq2_0;
+
+use crate::error::{Error, Result};
+
+/// The largest block of any format, in weights.
+pub const MAX_BLOCK: usize = 256;
+
+/// How the activations that meet a format are quantised (contract: see [`crate::oracle`]).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Grouping {
+    /// Not at all: f32 activations, for dense weights.
+    Dense,
+    /// int8, one scale per token (BitNet's own rule).
+    Token,
+    /// int8, one scale per 256 elements.
+    Group256,
+    /// int8, one scale per 32 elements.
+    Group32,
+}
+
+impl Grouping {
+    /// All groupings.
+    pub const ALL: [Grouping; 4] =
+        [Grouping::Dense, Grouping::Token, Grouping::Group256, Grouping::Group32];
+
+    /// Name used in messages and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Grouping::Dense => "f32",
+            Grouping::Token => "token",
+            Grouping::Group256 => "256",
+            Grouping::Group32 => "32",
+        }
+    }
+
+    /// Elements per group; `None` where the group is the whole row.
+    pub const fn len(self) -> Option<usize> {
+        match self {
+            Grouping::Dense | Grouping::Token => None,
+            Grouping::Group256 => Some(256),
+            Grouping::Group32 => Some(32),
+        }
+    }
+}
+
+/// Where a format keeps its scales.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Scales {
+    /// There is none (dense formats).
+    None,
+    /// In every block.
+    Block,
+    /// Outside the bytes: one f32 per row.
+    Row,
+    /// Outside the bytes: one f32 for the whole matrix.
+    Tensor,
+}
+
+/// The normal form of one block; see the module's first lines.
+#[derive(Clone, Debug)]
+pub struct Plain {
+    /// Signed codes, one per weight; only the first `block` are meaningful.
+    pub q: [i16; MAX_BLOCK],
+    /// Block scale.
+    pub d: f32,
+    /// Block minimum, subtracted; 0 for formats without one.
+    pub m: f32,
+    /// Integer scale of each sub-block; 1 where a format has none.
+    pub sub: [i16; 16],
+    /// Integer minimum of each sub-block; 1 where a format has none.
+    pub sub_min: [i16; 16],
+    /// Weights per sub-block.
+    pub sub_len: usize,
+}
+
+impl Plain {
+    /// An empty block; `decode` fills it.
+    pub const fn new() -> Self {
+        Plain {
+            q: [0; MAX_BLOCK],
+            d: 0.0,
+            m: 0.0,
+            sub: [1; 16],
+            sub_min: [1; 16],
+            sub_len: MAX_BLOCK,
+        }
+    }
+
+    /// The weight at `i`: two exact products and one rounding at most.
+    pub fn weight(&self, i: usize) -> f32 {
+        let s = i / self.sub_len;
+        let w = (self.d * f32::from(self.sub[s])) * f32::from(self.q[i]);
+        if self.m == 0.0 { w } else { w - self.m * f32::from(self.sub_min[s]) }
+    }
+}
+
+impl Default for Plain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The three dense element types.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Element {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// The upper half of a binary32.
+    BF16,
+}
+
+/// How a coded format is read and written.
+#[derive(Clone, Copy, Debug)]
+pub struct Codes {
+    /// Bits per code in a panel: 1, 2, 4 or 8.
+    pub bits: u32,
+    /// Unsigned code = signed code + `zero`.
+    pub zero: i32,
+    /// Largest unsigned code that any byte pattern can hold.
+    pub max: i32,
+    /// Whether blocks have a minimum.
+    pub min: bool,
+    /// Meaning of one block's bytes.
+    pub decode: fn(&[u8], &mut Plain),
+    /// Quantises `block` weights; the f32 is the row or tensor scale (1 where scales are in the block).
+    pub encode: fn(&[f32], f32, &mut [u8]),
+    /// Row or tensor scale of these weights; used where `Scales` is `Row` or `Tensor`.
+    pub outer_scale: fn(&[f32]) -> f32,
+}
+
+/// Dense or coded.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// One element after the other.
+    Dense {
+        /// The element type.
+        element: Element,
+        /// Bytes to f32, exact.
+        read: fn(&[u8]) -> f32,
+        /// f32 to bytes, round to nearest even.
+        write: fn(f32, &mut [u8]),
+    },
+    /// Blocks of codes.
+    Coded(Codes),
+}
+
+/// Everything that is known about a format, written once, in the format's own file.
+#[derive(Clone, Copy, Debug)]
+pub struct Info {
+    /// The field's name for it, for example `Q4_0`.
+    pub name: &'static str,
+    /// Weights per block.
+    pub block: usize,
+    /// Bytes per block.
+    pub bytes: usize,
+    /// How activations are quantised against it.
+    pub activation: Grouping,
+    /// Where its scales are.
+    pub scales: Scales,
+    /// One sentence for tables and `--help`.
+    pub summary: &'static str,
+    /// How to read and write it.
+    pub kind: Kind,
+}
+
+/// A type that stands for a format, so that kernels can be generic over its constants.
+pub trait Codec: 'static {
+    /// The facts.
+    const INFO: Info;
+    /// The format's place in the list.
+    const FORMAT: Format;
+}
+
+/// A coded format, for the integer kernels.
+pub trait CodedFormat: Codec {
+    /// How its codes are read.
+    const CODES: Codes;
+}
+
+/// A dense format, for the dense kernels.
+pub trait DenseFormat: Codec {
+    /// The element type.
+    const ELEMENT: Element;
+}
+
+macro_rules! formats {
+    ($($variant:ident => $kind:ident $codec:path),* $(,)?) => {
+        /// A format of the table. Names are the field's own.
+        #[allow(non_camel_case_types, reason = "Q4_0 is the name everybody knows")]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+        pub enum Format { $(#[doc = concat!("The format `", stringify!($variant), "`.")] $variant),* }
+
+        impl Format {
+            /// Every format, in the order of the tables.
+            pub const ALL: &'static [Format] = &[$(Format::$variant),*];
+
+            /// The facts about it.
+            pub fn info(self) -> &'static Info {
+                match self { $(Format::$variant => const { &<$codec as Codec>::INFO }),* }
+            }
+        }
+
+        /// Calls `visit` with every format's type: how the kernel table is filled.
+        pub(crate) fn for_each(visit: &mut impl Visit) {
+            $(visit.$kind::<$codec>();)*
+        }
+
+        $(impl Codec for $codec {
+            const INFO: Info = <$codec>::INFO;
+            const FORMAT: Format = Format::$variant;
+        }
+        formats!(@$kind $codec);)*
+    };
+    (@coded $codec:path) => {
+        impl CodedFormat for $codec {
+            const CODES: Codes = match <$codec>::INFO.kind {
+                Kind::Coded(codes) => codes,
+                Kind::Dense { .. } => panic!("listed as coded"),
+            };
+        }
+    };
+    (@dense $codec:path) => {
+        impl DenseFormat for $codec {
+            const ELEMENT: Element = match <$codec>::INFO.kind {
+                Kind::Dense { element, .. } => element,
+                Kind::Coded(_) => panic!("listed as dense"),
+            };
+        }
+    };
+}
+
+/// Something done once per format; see [`for_each`].
+pub(crate) trait Visit {
+    /// Called with a dense format's type.
+    fn dense<C: DenseFormat>(&mut self);
+    /// Called with a coded format's type.
+    fn coded<C: CodedFormat>(&mut self);
+}
+
+// The one list. A new format is one line here and one file beside the others.
+formats! {
+    F32 => dense dense::F32,
+    F16 => dense dense::F16,
+    BF16 => dense dense::BF16,
+    Q8_0 => coded q8_0::Q8_0,
+    Q4_1 => coded q4_1::Q4_1,
+    Q4_0 => coded q4_0::Q4_0,
+    TQ2_0 => coded tq2_0::TQ2_0,
+    TERNARY => coded ternary::PerTensor,
+    TERNARY_ROW => coded ternary::PerRow,
+}
+
+impl Format {
+    /// The field's name.
+    pub fn name(self) -> &'static str {
+        self.info().name
+    }
+
+    /// Finds a format by name, in any letter case.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFormat`], which lists the names.
+    pub fn from_name(name: &str) -> Result<Format> {
+        Format::ALL.iter().copied().find(|f| f.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
+            let known: Vec<_> = Format::ALL.iter().map(|f| f.name()).collect();
+            Error::UnknownFormat { name: name.to_owned(), known: known.join(", ") }
+        })
+    }
+
+    /// Bits per weight of the blocks (row and tensor scales not counted: they vanish in a matrix).
+    pub fn bits_per_weight(self) -> f64 {
+        let info = self.info();
+        info.bytes as f64 * 8.0 / info.block as f64
+    }
+
+    /// Bytes of one row of `cols` weights. Formats whose scale is outside the blocks pad the last
+    /// block with zero weights; the others need whole blocks.
+    ///
+    /// # Errors
+    /// [`Error::Columns`] or [`Error::TooLarge`].
+    pub fn row_bytes(self, cols: usize) -> Result<usize> {
+        let Info { name, block, bytes, scales, .. } = *self.info();
+        if scales == Scales::Block && !cols.is_multiple_of(block) {
+            return Err(Error::Columns { format: name, block, cols });
+        }
+        cols.div_ceil(block).checked_mul(bytes).ok_or(Error::TooLarge {
+            format: name,
+            rows: 1,
+            cols,
+            why: "a row is larger than the address space",
+        })
+    }
+
+    /// The codes of a coded format; `None` for a dense one.
+    pub fn codes(self) -> Option<&'static Codes> {
+        match &self.info().kind {
+            Kind::Coded(codes) => Some(codes),
+            Kind::Dense { .. } => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Format {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self> {
+        Format::from_name(s)
+    }
+}
+
+/// Little-endian f16 at byte `at`, as f32.
+fn f16_at(bytes: &[u8], at: usize) -> f32 {
+    half::f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+}
+
+/// Stores `x` as little-endian f16 (round to nearest even) at byte `at`.
+fn put_f16(bytes: &mut [u8], at: usize, x: f32) {
+    bytes[at..at + 2].copy_from_slice(&half::f16::from_f32(x).to_le_bytes());
+}
+
+/// `1/d`, or 0 where `d` is 0: the reference quantisers' convention for constant blocks.
+fn inverse(d: f32) -> f32 {
+    if d == 0.0 { 0.0 } else { 1.0 / d }
+}
+
+/// C's `roundf`: half away from zero. `f32::round` is the same function; the name says why it is used.
+fn round_half_away(x: f32) -> f32 {
+    x.round()
+}
+
+/// `outer_scale` of formats that have none.
+fn no_outer_scale(_: &[f32]) -> f32 {
+    1.0
+}

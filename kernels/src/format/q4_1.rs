@@ -1,0 +1,55 @@
+//! Q4_1: 32 weights in 20 bytes, 5 bits per weight.
+//!
+//! ```text
+//! byte    0  1 | 2  3 | 4          5          ...  19
+//!         d f16| b f16| w16 ‖ w0   w17 ‖ w1   ...  w31 ‖ w15      (high nibble ‖ low nibble)
+//!
+//! w[i] = d * q[i] + b            q in 0..=15
+//! ```
+//!
+//! In the normal form the minimum is subtracted, so `m = -b`. Encoding: `b = min`,
+//! `d = (max - min) / 15`, `q = trunc((w - min) / d + 0.5)`. Source: ggml `quantize_row_q4_1_ref`.
+
+use super::q4_0::{nibbles, put_nibbles};
+use super::{Codes, Grouping, Info, Kind, Plain, Scales};
+use super::{f16_at, inverse, no_outer_scale, put_f16};
+
+/// The codec.
+#[allow(non_camel_case_types, reason = "the field's name")]
+pub struct Q4_1;
+
+impl Q4_1 {
+    pub(super) const INFO: Info = Info {
+        name: "Q4_1",
+        block: 32,
+        bytes: 20,
+        activation: Grouping::Group32,
+        scales: Scales::Block,
+        summary: "4-bit codes above a minimum, f16 scale and minimum per 32",
+        kind: Kind::Coded(Codes {
+            bits: 4,
+            zero: 0,
+            max: 15,
+            min: true,
+            decode,
+            encode,
+            outer_scale: no_outer_scale,
+        }),
+    };
+}
+
+fn decode(bytes: &[u8], out: &mut Plain) {
+    out.d = f16_at(bytes, 0);
+    out.m = -f16_at(bytes, 2);
+    nibbles(&bytes[4..20], 0, out);
+}
+
+fn encode(x: &[f32], _: f32, out: &mut [u8]) {
+    let min = x.iter().copied().fold(f32::INFINITY, f32::min);
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let d = (max - min) / 15.0;
+    let id = inverse(d);
+    put_f16(out, 0, d);
+    put_f16(out, 2, min);
+    put_nibbles(&mut out[4..20], |i| (((x[i] - min) * id + 0.5) as u8).min(15));
+}

@@ -1,0 +1,67 @@
+//! TERNARY and TERNARY_ROW: BitNet b1.58's own form, 2 bits per weight and one f32 scale for the
+//! whole matrix or for each row, kept outside the bytes.
+//!
+//! ```text
+//! byte    0                      1
+//!         w3 ‖ w2 ‖ w1 ‖ w0      w7 ‖ w6 ‖ w5 ‖ w4   ...     two bits each, first weight lowest
+//!
+//! w[i] = alpha * (q[i] - 1)      q in 0..=2
+//! ```
+//!
+//! Rows start on a byte; a row whose length is not a multiple of four is padded with zero weights.
+//!
+//! Encoding is absmean (BitNet b1.58, arXiv 2402.17764, eq. 1-3): `alpha = max(mean|w|, 1e-5)` over
+//! the whole matrix (TERNARY) or the row (TERNARY_ROW), `q = clamp(round_half_even(w / alpha), -1, 1)`,
+//! where `w / alpha` is `w * (1 / alpha)` in f32 as in the published training code. The mean is summed
+//! in f64, in order, so it has one value everywhere. Activations are quantised per token, as trained.
+
+use super::{Codes, Grouping, Info, Kind, Plain, Scales};
+use bitvec::{field::BitField, order::Lsb0, view::BitView};
+
+/// One scale per matrix.
+pub struct PerTensor;
+/// One scale per row.
+pub struct PerRow;
+
+const CODES: Codes =
+    Codes { bits: 2, zero: 1, max: 3, min: false, decode, encode, outer_scale: absmean };
+
+const fn info(name: &'static str, scales: Scales, summary: &'static str) -> Info {
+    let kind = Kind::Coded(CODES);
+    Info { name, block: 4, bytes: 1, activation: Grouping::Token, scales, summary, kind }
+}
+
+impl PerTensor {
+    pub(super) const INFO: Info = info(
+        "TERNARY",
+        Scales::Tensor,
+        "ternary by absmean, 2-bit codes, one f32 scale per matrix (BitNet b1.58)",
+    );
+}
+
+impl PerRow {
+    pub(super) const INFO: Info =
+        info("TERNARY_ROW", Scales::Row, "ternary by absmean, 2-bit codes, one f32 scale per row");
+}
+
+/// BitNet's scale: the mean magnitude, at least 1e-5.
+fn absmean(x: &[f32]) -> f32 {
+    let sum: f64 = x.iter().map(|v| f64::from(v.abs())).sum();
+    ((sum / x.len().max(1) as f64) as f32).max(1e-5)
+}
+
+fn decode(bytes: &[u8], out: &mut Plain) {
+    out.d = 1.0;
+    let bits = bytes[0].view_bits::<Lsb0>();
+    for (q, code) in out.q.iter_mut().zip(bits.chunks(2)) {
+        *q = i16::from(code.load_le::<u8>()) - 1;
+    }
+}
+
+fn encode(x: &[f32], alpha: f32, out: &mut [u8]) {
+    let inverse = 1.0 / alpha;
+    let bits = out[0].view_bits_mut::<Lsb0>();
+    for (v, code) in x.iter().zip(bits.chunks_mut(2)) {
+        code.store_le(((v * inverse).round_ties_even().clamp(-1.0, 1.0) as i8 + 1) as u8);
+    }
+}

@@ -1,0 +1,66 @@
+//! TQ2_0: 256 ternary weights in 66 bytes, 2.0625 bits per weight.
+//!
+//! ```text
+//! byte    0 ............................ 31 | 32 .......... 63 | 64 65
+//!         byte l holds w[l], w[l+32],        | the same for     | d f16
+//!         w[l+64], w[l+96] at bits 0,2,4,6   | w[128..256]      |
+//!
+//! w[i] = d * (q[i] - 1)          q in 0..=2 (3 decodes as +2d)
+//! ```
+//!
+//! Encoding: `d = max|w|`, `q = round(w / d) + 1`, half away from zero. It expects weights that are
+//! ternary already, times a constant per block; applied to others it rounds everything below half
+//! the block's maximum to zero. Source: ggml `quantize_row_tq2_0_ref`.
+
+use super::{Codes, Grouping, Info, Kind, Plain, Scales};
+use super::{f16_at, inverse, no_outer_scale, put_f16, round_half_away};
+use bitvec::{field::BitField, order::Lsb0, view::BitView};
+
+/// The codec.
+#[allow(non_camel_case_types, reason = "the field's name")]
+pub struct TQ2_0;
+
+impl TQ2_0 {
+    pub(super) const INFO: Info = Info {
+        name: "TQ2_0",
+        block: 256,
+        bytes: 66,
+        activation: Grouping::Group256,
+        scales: Scales::Block,
+        summary: "ternary, 2-bit codes, one f16 scale (the maximum) per 256",
+        kind: Kind::Coded(Codes {
+            bits: 2,
+            zero: 1,
+            max: 3,
+            min: false,
+            decode,
+            encode,
+            outer_scale: no_outer_scale,
+        }),
+    };
+}
+
+/// Byte and first bit of weight `i`.
+fn place(i: usize) -> (usize, usize) {
+    (i / 128 * 32 + i % 32, i / 32 % 4 * 2)
+}
+
+fn decode(bytes: &[u8], out: &mut Plain) {
+    out.d = f16_at(bytes, 64);
+    for (i, q) in out.q.iter_mut().enumerate() {
+        let (byte, bit) = place(i);
+        *q = i16::from(bytes[byte].view_bits::<Lsb0>()[bit..bit + 2].load_le::<u8>()) - 1;
+    }
+}
+
+fn encode(x: &[f32], _: f32, out: &mut [u8]) {
+    let d = x.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+    let id = inverse(d);
+    out[..64].fill(0);
+    for (i, v) in x.iter().enumerate() {
+        let (byte, bit) = place(i);
+        let code = (round_half_away(v * id) as i8 + 1) as u8;
+        out[byte].view_bits_mut::<Lsb0>()[bit..bit + 2].store_le(code);
+    }
+    put_f16(out, 64, d);
+}

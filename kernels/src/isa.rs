@@ -1,0 +1,151 @@
+//! What a backend must provide: sixteen lanes.
+//!
+//! Every kernel is written once, over a vector of 16 lanes of i32 or f32 and 64 bytes: one register of
+//! AVX-512, two of AVX2, four of NEON, an array in portable code. The lane is a row of a panel, or one of
+//! the contract's 16 strided partial sums. A backend is one file: a token that can only be made if the
+//! CPU has the features, and the primitives below. This folder is the only place with `unsafe` and with
+//! `core::arch`.
+//!
+//! Every primitive has one exact meaning, so kernels built from them have one answer everywhere.
+
+/// Declares a token: a type that only `detect` makes, after the CPU (and, by the detection macro, the
+/// operating system) reported every feature. The list is written once and used for both the check and
+/// the function that enables the instructions.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! token {
+    ($(#[$doc:meta])* $name:ident: $($feature:tt),+) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        pub(crate) struct $name(());
+
+        impl $name {
+            fn detect() -> Option<Self> {
+                ($(crate::isa::detected!($feature))&&+).then_some($name(()))
+            }
+
+            #[inline(always)]
+            fn enter<O: crate::isa::Op>(self, op: O) -> O::Out {
+                $(#[target_feature(enable = $feature)])+
+                fn inside<O: crate::isa::Op>(token: $name, op: O) -> O::Out {
+                    op.run(token)
+                }
+                // SAFETY: `self` was made by `detect`, so the CPU has every feature that `inside` enables.
+                unsafe { inside(self, op) }
+            }
+        }
+    };
+}
+
+/// Runs intrinsics of the token `$token`.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! proven {
+    ($token:expr, $body:expr) => {{
+        let _: Self = $token;
+        // SAFETY: the token was made by `detect`, so the CPU has these instructions. Where `$body` reads or
+        // writes memory it does so through a reference to an array of exactly that size, as said beside it.
+        unsafe { $body }
+    }};
+}
+
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected as detected;
+#[cfg(target_arch = "x86_64")]
+use std::is_x86_feature_detected as detected;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use token;
+
+pub(crate) mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
+
+/// Work that wants the token's instructions; see [`Isa::vectorize`].
+pub(crate) trait Op {
+    /// What it returns.
+    type Out;
+    /// The work. Implementations are `#[inline(always)]`, so that it is compiled inside the function that
+    /// enables the instructions.
+    fn run<I: Isa>(self, isa: I) -> Self::Out;
+}
+
+/// A token: having one proves that the CPU can run the instructions.
+pub(crate) trait Isa: Copy + Send + Sync + 'static {
+    /// Row vectors (of the four in a panel) and tokens that a matrix product keeps in registers.
+    const VECTORS: usize;
+    /// See [`Isa::VECTORS`].
+    const TOKENS: usize;
+    /// [`Isa::dot_wide`] multiplies with `u - WIDE_BIAS`.
+    const WIDE_BIAS: i32;
+
+    /// 64 bytes: 16 lanes x 4.
+    type Bytes: Copy;
+    /// Running sums of [`Isa::dot`].
+    type Acc: Copy;
+    /// 16 lanes of i32.
+    type I32: Copy;
+    /// 16 lanes of f32.
+    type F32: Copy;
+
+    /// The token, if this CPU has the instructions.
+    fn new() -> Option<Self>;
+    /// Runs `op` compiled for these instructions.
+    fn vectorize<O: Op>(self, op: O) -> O::Out;
+
+    /// Loads 64 bytes.
+    fn bytes(self, x: &[u8; 64]) -> Self::Bytes;
+    /// `(byte >> shift) & mask` in every byte; the mask has no bits above `8 - shift`.
+    fn field(self, x: Self::Bytes, shift: u32, mask: u8) -> Self::Bytes;
+
+    /// Begins a run of at most eight [`Isa::dot`]s that adds to `sum`.
+    fn begin(self, sum: Self::I32) -> Self::Acc;
+    /// Lane l: adds the sum over j of `u[4l+j] * a[j]`, exact for u in 0..=15.
+    fn dot(self, acc: Self::Acc, u: Self::Bytes, a: [i8; 4]) -> Self::Acc;
+    /// Ends the run: the new value of the `sum` given to [`Isa::begin`].
+    fn finish(self, acc: Self::Acc, sum: Self::I32) -> Self::I32;
+    /// Lane l: adds the sum over j of `(u[4l+j] - WIDE_BIAS) * a[j]`, exact for every u and a in -127..=127.
+    fn dot_wide(self, acc: Self::I32, u: Self::Bytes, a: [i8; 4]) -> Self::I32;
+
+    /// `x` in every lane.
+    fn splat_i32(self, x: i32) -> Self::I32;
+    /// Wrapping sum.
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// Nearest f32, ties to even.
+    fn to_f32(self, x: Self::I32) -> Self::F32;
+
+    /// `x` in every lane.
+    fn splat(self, x: f32) -> Self::F32;
+    /// Loads 16 numbers.
+    fn load(self, x: &[f32; 16]) -> Self::F32;
+    /// Loads 16 little-endian f16, exact.
+    fn load_f16(self, x: &[u8; 32]) -> Self::F32;
+    /// Loads 16 little-endian bf16, exact.
+    fn load_bf16(self, x: &[u8; 32]) -> Self::F32;
+    /// Stores 16 numbers.
+    fn store(self, x: Self::F32, to: &mut [f32; 16]);
+    /// a + b
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// a - b
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// a * b
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// a / b
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// a * b + c, rounded once
+    fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// a > b ? a : b (so b where either is NaN)
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// a < b ? a : b (so b where either is NaN)
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Sign bit cleared.
+    fn abs(self, x: Self::F32) -> Self::F32;
+    /// Nearest integer, ties to even.
+    fn round(self, x: Self::F32) -> Self::F32;
+    /// `2^n` for integral n in -126..=127.
+    fn pow2(self, n: Self::F32) -> Self::F32;
+    /// Integral values in -127..=127 to bytes.
+    fn store_i8(self, x: Self::F32, to: &mut [i8; 16]);
+}

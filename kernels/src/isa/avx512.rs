@@ -1,0 +1,149 @@
+//! AVX-512 with VNNI: 16 lanes are one register, a dot of four is one instruction (`vpdpbusd`).
+
+use core::arch::x86_64::*;
+
+use super::{Isa, Op};
+
+super::token! {
+    /// Proof of AVX-512 F, BW, DQ, VL and VNNI (Ice Lake, Zen 4 and later), which implies FMA and F16C.
+    Avx512: "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "fma", "f16c"
+}
+
+impl Isa for Avx512 {
+    const VECTORS: usize = 4;
+    const TOKENS: usize = 6;
+    const WIDE_BIAS: i32 = 0;
+    type Bytes = __m512i;
+    type Acc = __m512i;
+    type I32 = __m512i;
+    type F32 = __m512;
+
+    fn new() -> Option<Self> {
+        Self::detect()
+    }
+    #[inline(always)]
+    fn vectorize<O: Op>(self, op: O) -> O::Out {
+        self.enter(op)
+    }
+    #[inline(always)]
+    fn bytes(self, x: &[u8; 64]) -> __m512i {
+        // `x` is 64 readable bytes; the load has no alignment rule.
+        proven!(self, _mm512_loadu_si512(x.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn field(self, x: __m512i, shift: u32, mask: u8) -> __m512i {
+        // A 16-bit shift moves bits across bytes; the mask drops them.
+        proven!(self, {
+            let count = _mm_cvtsi32_si128(shift as i32);
+            _mm512_and_si512(_mm512_srl_epi16(x, count), _mm512_set1_epi8(mask as i8))
+        })
+    }
+    #[inline(always)]
+    fn begin(self, sum: __m512i) -> __m512i {
+        sum
+    }
+    #[inline(always)]
+    fn dot(self, acc: __m512i, u: __m512i, a: [i8; 4]) -> __m512i {
+        self.dot_wide(acc, u, a)
+    }
+    #[inline(always)]
+    fn finish(self, acc: __m512i, _: __m512i) -> __m512i {
+        acc
+    }
+    #[inline(always)]
+    fn dot_wide(self, acc: __m512i, u: __m512i, a: [i8; 4]) -> __m512i {
+        let a = i32::from_le_bytes(a.map(|b| b as u8));
+        proven!(self, _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(a)))
+    }
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> __m512i {
+        proven!(self, _mm512_set1_epi32(x))
+    }
+    #[inline(always)]
+    fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
+        proven!(self, _mm512_add_epi32(a, b))
+    }
+    #[inline(always)]
+    fn to_f32(self, x: __m512i) -> __m512 {
+        proven!(self, _mm512_cvtepi32_ps(x))
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        proven!(self, _mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; 16]) -> __m512 {
+        // `x` is 64 readable bytes; the load has no alignment rule.
+        proven!(self, _mm512_loadu_ps(x.as_ptr()))
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u8; 32]) -> __m512 {
+        // `x` is 32 readable bytes; the load has no alignment rule.
+        proven!(self, _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u8; 32]) -> __m512 {
+        // `x` is 32 readable bytes; the load has no alignment rule.
+        proven!(self, {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        })
+    }
+    #[inline(always)]
+    fn store(self, x: __m512, to: &mut [f32; 16]) {
+        // `to` is 64 writable bytes; the store has no alignment rule.
+        proven!(self, _mm512_storeu_ps(to.as_mut_ptr(), x))
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        proven!(self, _mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        proven!(self, _mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        proven!(self, _mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        proven!(self, _mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        proven!(self, _mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        proven!(self, _mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        proven!(self, _mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn abs(self, x: __m512) -> __m512 {
+        proven!(self, _mm512_abs_ps(x))
+    }
+    #[inline(always)]
+    fn round(self, x: __m512) -> __m512 {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        proven!(self, _mm512_roundscale_ps::<NEAREST>(x))
+    }
+    #[inline(always)]
+    fn pow2(self, n: __m512) -> __m512 {
+        proven!(self, {
+            let biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        })
+    }
+    #[inline(always)]
+    fn store_i8(self, x: __m512, to: &mut [i8; 16]) {
+        // `to` is 16 writable bytes; the store has no alignment rule.
+        proven!(self, {
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes)
+        })
+    }
+}

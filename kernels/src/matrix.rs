@@ -1,0 +1,274 @@
+//! A matrix in the form it has on disk: row-major blocks, identical on every machine.
+
+use std::borrow::Cow;
+
+use crate::error::{Error, Result, check_finite, check_len};
+use crate::format::{Codes, Format, Kind, Plain, Scales};
+
+/// Weights that can be read in their format's normal form, wherever they are kept: what the oracle,
+/// dequantisation and embedding look-ups are written over.
+pub trait Weights {
+    /// The format.
+    fn format(&self) -> Format;
+    /// Rows (outputs).
+    fn rows(&self) -> usize;
+    /// Columns (inputs).
+    fn cols(&self) -> usize;
+    /// Decodes block `b` of row `r` of a coded format.
+    fn block(&self, r: usize, b: usize, out: &mut Plain);
+    /// Element `k` of row `r` of a dense format.
+    fn element(&self, r: usize, k: usize) -> f32;
+    /// Scale outside the blocks that applies to row `r` (1 where there is none).
+    fn row_scale(&self, r: usize) -> f32;
+
+    /// Decodes row `r` into `out` (length `cols`): `row_scale * (d*q - m)`.
+    ///
+    /// # Panics
+    /// If `r >= rows` or `out` has another length.
+    fn dequantize_row(&self, r: usize, out: &mut [f32]) {
+        assert!(r < self.rows(), "row {r} of {}", self.rows());
+        assert_eq!(out.len(), self.cols(), "output of one row");
+        if self.format().codes().is_none() {
+            for (k, o) in out.iter_mut().enumerate() {
+                *o = self.element(r, k);
+            }
+            return;
+        }
+        let scale = self.row_scale(r);
+        let mut plain = Plain::new();
+        for (b, o) in out.chunks_mut(self.format().info().block).enumerate() {
+            self.block(r, b, &mut plain);
+            for (i, w) in o.iter_mut().enumerate() {
+                *w = scale * plain.weight(i);
+            }
+        }
+    }
+
+    /// Decodes everything, row-major.
+    fn dequantize(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.rows() * self.cols()];
+        if self.cols() > 0 {
+            for (r, row) in out.chunks_exact_mut(self.cols()).enumerate() {
+                self.dequantize_row(r, row);
+            }
+        }
+        out
+    }
+}
+
+impl Weights for Matrix<'_> {
+    fn format(&self) -> Format {
+        self.format
+    }
+
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn cols(&self) -> usize {
+        self.cols
+    }
+
+    fn block(&self, r: usize, b: usize, out: &mut Plain) {
+        let n = self.format.info().bytes;
+        if let Some(codes) = self.format.codes() {
+            (codes.decode)(&self.row(r)[b * n..(b + 1) * n], out);
+        }
+    }
+
+    fn element(&self, r: usize, k: usize) -> f32 {
+        let info = self.format.info();
+        match &info.kind {
+            Kind::Dense { read, .. } => read(&self.row(r)[k * info.bytes..(k + 1) * info.bytes]),
+            Kind::Coded(_) => f32::NAN,
+        }
+    }
+
+    fn row_scale(&self, r: usize) -> f32 {
+        match self.format.info().scales {
+            Scales::None | Scales::Block => 1.0,
+            Scales::Row => self.scales[r],
+            Scales::Tensor => self.scales[0],
+        }
+    }
+}
+
+/// `rows x cols` weights of one format. `y = W x` has `rows` outputs and `cols` inputs.
+///
+/// ```
+/// use tritlab_kernels::{Format, Matrix, Weights};
+/// let w = Matrix::quantize(Format::TERNARY, 1, 4, &[0.9, -0.8, 0.05, 1.1]).unwrap();
+/// let s = 0.7125; // mean magnitude
+/// assert_eq!(w.dequantize(), [s, -s, 0.0, s]);
+/// assert_eq!(w.bytes().len(), 1);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Matrix<'a> {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    /// `rows` rows of `format.row_bytes(cols)` bytes.
+    bytes: Cow<'a, [u8]>,
+    /// Row or tensor scales: `rows`, 1 or 0 of them.
+    scales: Vec<f32>,
+}
+
+impl<'a> Matrix<'a> {
+    /// Wraps bytes in the format's disk layout.
+    ///
+    /// # Errors
+    /// A length that does not fit the shape, a row length that the format cannot hold, a shape whose
+    /// integer sums could overflow, a scale that is not finite.
+    pub fn new(
+        format: Format,
+        rows: usize,
+        cols: usize,
+        bytes: impl Into<Cow<'a, [u8]>>,
+        scales: Vec<f32>,
+    ) -> Result<Self> {
+        let bytes = bytes.into();
+        check_len("matrix bytes", matrix_bytes(format, rows, cols)?, bytes.len())?;
+        check_len("matrix scales", scale_count(format, rows), scales.len())?;
+        check_finite("matrix scales", &scales)?;
+        Ok(Matrix { format, rows, cols, bytes, scales })
+    }
+
+    /// The blocks, row after row.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Scales outside the blocks: one per row, one, or none.
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// Bytes of blocks and scales.
+    pub fn nbytes(&self) -> usize {
+        self.bytes.len() + self.scales.len() * 4
+    }
+
+    /// Bits per weight, everything counted.
+    pub fn bits_per_weight(&self) -> f64 {
+        self.nbytes() as f64 * 8.0 / (self.rows * self.cols).max(1) as f64
+    }
+
+    /// Bytes of row `r`.
+    ///
+    /// # Panics
+    /// If `r >= rows`.
+    pub fn row(&self, r: usize) -> &[u8] {
+        assert!(r < self.rows, "row {r} of {}", self.rows);
+        let n = self.bytes.len() / self.rows;
+        &self.bytes[r * n..(r + 1) * n]
+    }
+
+    /// The same matrix with its bytes owned.
+    pub fn into_owned(self) -> Matrix<'static> {
+        let Matrix { format, rows, cols, bytes, scales } = self;
+        Matrix { format, rows, cols, bytes: Cow::Owned(bytes.into_owned()), scales }
+    }
+}
+
+impl Matrix<'static> {
+    /// Quantises row-major weights by the format's reference algorithm (see its file).
+    ///
+    /// # Errors
+    /// NaN or infinite weights, a wrong length, a shape the format cannot hold, a block whose scale
+    /// f16 cannot hold.
+    pub fn quantize(format: Format, rows: usize, cols: usize, weights: &[f32]) -> Result<Self> {
+        let total = matrix_bytes(format, rows, cols)?;
+        check_len("weights", rows * cols, weights.len())?;
+        check_finite("weights", weights)?;
+        let info = format.info();
+        let mut bytes = vec![0; total];
+        let mut scales = Vec::new();
+        match &info.kind {
+            Kind::Dense { write, .. } => {
+                for (b, &w) in bytes.chunks_exact_mut(info.bytes).zip(weights) {
+                    write(w, b);
+                }
+            }
+            Kind::Coded(codes) => {
+                scales = outer_scales(codes, info.scales, cols, weights);
+                if cols > 0 {
+                    let row_bytes = total / rows;
+                    for (r, (row, out)) in weights
+                        .chunks_exact(cols)
+                        .zip(bytes.chunks_exact_mut(row_bytes))
+                        .enumerate()
+                    {
+                        let scale = match info.scales {
+                            Scales::Row => scales[r],
+                            Scales::Tensor => scales[0],
+                            Scales::None | Scales::Block => 1.0,
+                        };
+                        encode_row(format, codes, row, scale, out).map_err(|block| {
+                            Error::ScaleOverflow {
+                                format: info.name,
+                                block: r * (row_bytes / info.bytes) + block,
+                            }
+                        })?;
+                    }
+                }
+            }
+        }
+        Matrix::new(format, rows, cols, bytes, scales)
+    }
+}
+
+/// Encodes one row; the error is the index of a block whose scale overflowed.
+fn encode_row(
+    format: Format,
+    codes: &Codes,
+    row: &[f32],
+    scale: f32,
+    out: &mut [u8],
+) -> std::result::Result<(), usize> {
+    let info = format.info();
+    let mut padded = vec![0.0; info.block];
+    let mut plain = Plain::new();
+    for (i, (x, b)) in row.chunks(info.block).zip(out.chunks_exact_mut(info.bytes)).enumerate() {
+        padded[..x.len()].copy_from_slice(x);
+        padded[x.len()..].fill(0.0);
+        (codes.encode)(&padded, scale, b);
+        (codes.decode)(b, &mut plain);
+        if !(plain.d.is_finite() && plain.m.is_finite()) {
+            return Err(i);
+        }
+    }
+    Ok(())
+}
+
+fn outer_scales(codes: &Codes, scales: Scales, cols: usize, weights: &[f32]) -> Vec<f32> {
+    match scales {
+        Scales::None | Scales::Block => Vec::new(),
+        Scales::Tensor => vec![(codes.outer_scale)(weights)],
+        Scales::Row => weights.chunks_exact(cols.max(1)).map(codes.outer_scale).collect(),
+    }
+}
+
+/// Scales that a matrix of `rows` rows keeps outside its blocks.
+fn scale_count(format: Format, rows: usize) -> usize {
+    match format.info().scales {
+        Scales::None | Scales::Block => 0,
+        Scales::Row => rows,
+        Scales::Tensor => 1,
+    }
+}
+
+/// Bytes of a whole matrix, with every limit checked.
+pub(crate) fn matrix_bytes(format: Format, rows: usize, cols: usize) -> Result<usize> {
+    let too_large = |why| Error::TooLarge { format: format.name(), rows, cols, why };
+    let row = format.row_bytes(cols)?;
+    if let Some(codes) = format.codes() {
+        // |sum of u * a| and |zero * sum of a| must fit i32 over the longest group: the row.
+        let worst = 127 * codes.max.max(codes.zero) as usize;
+        if cols > i32::MAX as usize / worst / 2 {
+            return Err(too_large("the exact i32 sum of a row could overflow"));
+        }
+    }
+    rows.checked_mul(row)
+        .filter(|&n| n <= isize::MAX as usize / 8 && rows.checked_mul(cols).is_some())
+        .ok_or_else(|| too_large("it does not fit in the address space"))
+}

@@ -1,0 +1,95 @@
+//! The operations, each written once over [`Isa`](crate::isa::Isa) (and, for products, over the format),
+//! and their front door: functions that run on the current backend.
+
+pub(crate) mod attention;
+pub(crate) mod dense;
+pub(crate) mod gate;
+pub(crate) mod integer;
+pub(crate) mod lanes;
+pub(crate) mod norm;
+pub(crate) mod product;
+pub(crate) mod quantize;
+pub(crate) mod rope;
+
+pub use crate::oracle::Activation;
+pub use attention::KeyValues;
+pub use product::{matmul, matmul_acts, matmul_many};
+
+use crate::backend::active;
+
+/// `out = x / sqrt(mean(x^2) + eps) * w` for one row; definition: [`crate::oracle::rms_norm`].
+///
+/// # Panics
+/// If the lengths differ.
+pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
+    assert!(x.len() == w.len() && x.len() == out.len(), "rms_norm: lengths differ");
+    (active().rms_norm)(x, w, eps, out);
+}
+
+/// `gate = act(gate) * up`, element by element; definition: [`crate::oracle::gated`].
+///
+/// # Panics
+/// If the lengths differ.
+pub fn gated(act: Activation, gate: &mut [f32], up: &[f32]) {
+    assert_eq!(gate.len(), up.len(), "gated: lengths differ");
+    (active().gated)(act, gate, up);
+}
+
+/// `x = cap * tanh(x / cap)`; definition: [`crate::oracle::tanh_cap`].
+pub fn tanh_cap(x: &mut [f32], cap: f32) {
+    (active().tanh_cap)(x, cap);
+}
+
+/// Softmax of one row, in place; definition: [`crate::oracle::softmax`].
+pub fn softmax(x: &mut [f32]) {
+    (active().softmax)(x);
+}
+
+/// Rotates element j with element j + d/2, `d = 2 * cos.len()`; definition: [`crate::oracle::rope`].
+///
+/// # Panics
+/// If `x` is shorter than d, or the tables differ in length.
+pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    assert!(cos.len() == sin.len() && x.len() >= 2 * cos.len(), "rope: lengths differ");
+    (active().rope)(x, cos, sin);
+}
+
+/// One query head (`q`, [dim]) over positions `range` of one key-value head; definition:
+/// [`crate::oracle::attention`]. `scores` is scratch.
+///
+/// # Panics
+/// If the dimensions differ, the range is empty, or it is not inside what has been pushed.
+pub fn attention(
+    q: &[f32],
+    kv: &KeyValues,
+    range: std::ops::Range<usize>,
+    scale: f32,
+    cap: Option<f32>,
+    scores: &mut Vec<f32>,
+    out: &mut [f32],
+) {
+    assert!(q.len() == kv.dim() && out.len() == q.len(), "attention: dimensions differ");
+    assert!(
+        range.start < range.end && range.end <= kv.len(),
+        "attention: positions not in the cache"
+    );
+    (active().attention)(q, kv, range, scale, cap, scores, out);
+}
+
+/// `acc += x`. One addition each: no backend can change it.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add(acc: &mut [f32], x: &[f32]) {
+    assert_eq!(acc.len(), x.len(), "add: lengths differ");
+    for (a, x) in acc.iter_mut().zip(x) {
+        *a += x;
+    }
+}
+
+/// `x *= s`. One product each: no backend can change it.
+pub fn scale(x: &mut [f32], s: f32) {
+    for v in x {
+        *v *= s;
+    }
+}

@@ -1,0 +1,81 @@
+//! Products of dense weights (F32, F16, BF16) with f32 activations: rows in lanes, k ascending, fused.
+
+use crate::activation::Acts;
+use crate::format::{DenseFormat, Element};
+use crate::isa::{Isa, Op};
+use crate::panel::{Line, ROWS};
+
+use super::product::Panel;
+
+/// One panel times tokens `t0..t0 + out.len() / 64`; `out` is [tokens][64].
+pub struct Dense<'a, C> {
+    pub panel: Panel<'a>,
+    pub acts: &'a Acts,
+    pub t0: usize,
+    pub out: &'a mut [f32],
+    pub codec: std::marker::PhantomData<C>,
+}
+
+impl<C: DenseFormat> Op for Dense<'_, C> {
+    type Out = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Dense { panel, acts, t0, out, .. } = self;
+        let n = out.len() / ROWS;
+        let mut t = 0;
+        while t < n {
+            let out = &mut out[t * ROWS..];
+            if I::TOKENS >= 6 && n - t >= 6 {
+                tile::<I, C, 6>(isa, panel.lines, acts, t0 + t, out);
+                t += 6;
+            } else if n - t >= 2 && I::TOKENS >= 6 {
+                tile::<I, C, 2>(isa, panel.lines, acts, t0 + t, out);
+                t += 2;
+            } else {
+                tile::<I, C, 1>(isa, panel.lines, acts, t0 + t, out);
+                t += 1;
+            }
+        }
+    }
+}
+
+/// Vector `v` of the 64 elements in `lines`.
+#[inline(always)]
+fn vector<I: Isa, C: DenseFormat>(isa: I, lines: &[Line], v: usize) -> I::F32 {
+    match C::ELEMENT {
+        Element::F32 => {
+            let bytes: &[[u8; 4]; 16] = lines[v].0.as_chunks().0.first_chunk().expect("16 numbers");
+            isa.load(&bytes.map(f32::from_le_bytes))
+        }
+        Element::F16 => isa.load_f16(&lines[v / 2].0.as_chunks().0[v % 2]),
+        Element::BF16 => isa.load_bf16(&lines[v / 2].0.as_chunks().0[v % 2]),
+    }
+}
+
+#[inline(always)]
+fn tile<I: Isa, C: DenseFormat, const N: usize>(
+    isa: I,
+    lines: &[Line],
+    acts: &Acts,
+    t0: usize,
+    out: &mut [f32],
+) {
+    let x: [&[f32]; N] = std::array::from_fn(|t| acts.dense(t0 + t));
+    let mut acc = [[isa.splat(0.0); N]; 4];
+    for (k, lines) in lines.chunks_exact(C::INFO.bytes).enumerate() {
+        let x: [I::F32; N] = std::array::from_fn(|t| isa.splat(x[t][k]));
+        for v in 0..4 {
+            let w = vector::<I, C>(isa, lines, v);
+            for t in 0..N {
+                acc[v][t] = isa.fma(w, x[t], acc[v][t]);
+            }
+        }
+    }
+    for t in 0..N {
+        for v in 0..4 {
+            if let Some(to) = out[t * ROWS + v * 16..].first_chunk_mut() {
+                isa.store(acc[v][t], to);
+            }
+        }
+    }
+}

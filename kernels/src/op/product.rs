@@ -1,0 +1,165 @@
+//! gemv and gemm: checks, threads, and the step from a panel to the kernel that reads it.
+//!
+//! Panels are split over threads; a panel's outputs for all tokens are written together ([tokens][64])
+//! and put into row-major order at the end. The number of threads, the split and the batch never change
+//! an output: each is one row's own sum.
+
+use std::marker::PhantomData;
+
+use super::{dense::Dense, integer::Integer};
+use crate::activation::Acts;
+use crate::backend;
+use crate::error::{Error, Result, check_len};
+use crate::format::{CodedFormat, DenseFormat, Format};
+use crate::isa::Isa;
+use crate::matrix::Weights;
+use crate::panel::{Geometry, Line, Panels, ROWS};
+use crate::threads;
+
+/// What a product kernel sees of a matrix: 64 rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel<'a> {
+    pub lines: &'a [Line],
+    pub row_scales: Option<&'a [f32; ROWS]>,
+    pub geometry: Geometry,
+}
+
+impl<'a> Panel<'a> {
+    fn of(w: &'a Panels, p: usize) -> Self {
+        Panel { lines: w.panel(p), row_scales: w.panel_scales(p), geometry: w.geometry() }
+    }
+}
+
+/// A product kernel: `(matrix, panel index, activations, first token, out [tokens][64])`.
+pub(crate) type Product = fn(&Panels, usize, &Acts, usize, &mut [f32]);
+
+/// The token of a backend that was selected, which selection has proven.
+pub(crate) fn token<I: Isa>() -> I {
+    I::new().expect("a kernel is only reached through a backend that the CPU has")
+}
+
+/// One panel of a coded format on `I`, any number of tokens.
+pub(crate) fn coded<I: Isa, C: CodedFormat>(
+    w: &Panels,
+    p: usize,
+    acts: &Acts,
+    t0: usize,
+    out: &mut [f32],
+) {
+    let panel = Panel::of(w, p);
+    token::<I>().vectorize(Integer { panel, acts, t0, out, codec: PhantomData::<C> });
+}
+
+/// One panel of a dense format on `I`, any number of tokens.
+pub(crate) fn dense<I: Isa, C: DenseFormat>(
+    w: &Panels,
+    p: usize,
+    acts: &Acts,
+    t0: usize,
+    out: &mut [f32],
+) {
+    let panel = Panel::of(w, p);
+    token::<I>().vectorize(Dense { panel, acts, t0, out, codec: PhantomData::<C> });
+}
+
+/// The oracle's form over a panel.
+pub(crate) fn product_oracle(w: &Panels, p: usize, acts: &Acts, t0: usize, out: &mut [f32]) {
+    for (t, out) in out.chunks_exact_mut(ROWS).enumerate() {
+        for (r, y) in out.iter_mut().take(w.rows() - p * ROWS).enumerate() {
+            *y = crate::oracle::dot(w, p * ROWS + r, acts, t0 + t);
+        }
+    }
+}
+
+/// `out = W x` for `n` vectors: `x` is [n][cols], `out` is [n][rows]. Quantises the activations as the
+/// format says.
+///
+/// ```
+/// use tritlab_kernels::{Format, Matrix, Panels, op};
+/// let w = Matrix::quantize(Format::TERNARY, 2, 4, &[1.0, -1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0]).unwrap();
+/// let w = Panels::pack(&w).unwrap();
+/// let mut y = [0.0; 2];
+/// op::matmul(&w, &[1.0, 2.0, 3.0, 4.0], 1, &mut y).unwrap();
+/// assert!((y[0] - 0.75 * 3.0).abs() < 0.05 && (y[1] - 0.75 * 6.0).abs() < 0.05);
+/// ```
+///
+/// # Errors
+/// Lengths that do not fit, activations that are not finite, no usable backend.
+pub fn matmul(w: &Panels, x: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
+    let acts = Acts::quantize(w.format().info().activation, x, n, w.cols())?;
+    matmul_acts(w, &acts, out)
+}
+
+/// As [`matmul`], with activations that are quantised already.
+///
+/// # Errors
+/// Lengths or a grouping that do not fit, no usable backend.
+pub fn matmul_acts(w: &Panels, acts: &Acts, out: &mut [f32]) -> Result<()> {
+    matmul_many(&mut [(w, out)], acts)
+}
+
+/// Several matrices times the same activations in one parallel region (query, key and value; gate and
+/// up). Each output is [n][rows of its matrix].
+///
+/// # Errors
+/// As [`matmul_acts`].
+pub fn matmul_many(jobs: &mut [(&Panels, &mut [f32])], acts: &Acts) -> Result<()> {
+    let n = acts.n();
+    for (w, out) in jobs.iter() {
+        check(w, acts)?;
+        check_len("outputs", n * w.rows(), out.len())?;
+    }
+    let ops = backend::ops()?;
+    if n == 0 {
+        return Ok(());
+    }
+    let kernel = |format: Format| if n == 1 { ops.gemv(format) } else { ops.gemm(format) };
+    // One list of panels over all matrices; a panel's outputs are contiguous.
+    let places: Vec<(usize, usize)> = jobs
+        .iter()
+        .enumerate()
+        .flat_map(|(m, (w, _))| (0..w.panels()).map(move |p| (m, p)))
+        .collect();
+    let matrices: Vec<&Panels> = jobs.iter().map(|(w, _)| *w).collect();
+    let mut scratch = vec![0.0; places.len() * n * ROWS];
+    threads::for_each_chunk(&mut scratch, n * ROWS, |i, block| {
+        let (m, p) = places[i];
+        kernel(matrices[m].format())(matrices[m], p, acts, 0, block);
+    });
+    let mut first = 0;
+    for (w, out) in jobs.iter_mut() {
+        let blocks = &scratch[first * n * ROWS..(first + w.panels()) * n * ROWS];
+        first += w.panels();
+        if w.rows() > 0 {
+            scatter(blocks, n, w.rows(), out);
+        }
+    }
+    Ok(())
+}
+
+/// [panels][n][64] to [n][rows].
+fn scatter(blocks: &[f32], n: usize, rows: usize, out: &mut [f32]) {
+    let one = |t: usize, row: &mut [f32]| {
+        for (to, block) in row.chunks_mut(ROWS).zip(blocks.chunks_exact(n * ROWS)) {
+            to.copy_from_slice(&block[t * ROWS..t * ROWS + to.len()]);
+        }
+    };
+    if n == 1 {
+        one(0, out);
+    } else {
+        threads::for_each_chunk(out, rows, one);
+    }
+}
+
+fn check(w: &Panels, acts: &Acts) -> Result<()> {
+    let info = w.format().info();
+    check_len("columns", w.cols(), acts.cols())?;
+    if info.activation != acts.grouping() {
+        return Err(Error::Grouping {
+            format: info.name,
+            expected: info.activation.name(),
+            got: acts.grouping().name(),
+        });
+    }
+    Ok(())
+}
