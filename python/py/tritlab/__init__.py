@@ -1,0 +1,95 @@
+"""The measuring instrument for ternary and 1-bit language models.
+
+import tritlab as tl
+
+w = tl.quantize(weights, "Q4_0")           # float32 [rows, cols] -> Matrix
+y = w @ x                                  # the same bits on every CPU and thread count
+tl.formats(), tl.backends(), tl.kernels()  # the table
+with tl.backend("portable"): ...
+m = tl.Model.load("model.gguf", format="Q8_0")
+tl.perplexity(m, text)
+tl.compare("model.gguf", ["F16", "Q8_0", "Q4_0", "TERNARY"], text)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tritlab import _native, errors
+from tritlab._native import Matrix, Model, TritlabError, __version__, backends, formats, kernels
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from tritlab.comparison import compare, perplexity
+
+__all__ = [
+    "Matrix",
+    "Model",
+    "TritlabError",
+    "__version__",
+    "backend",
+    "backends",
+    "compare",
+    "errors",
+    "formats",
+    "kernels",
+    "machine",
+    "perplexity",
+    "quantize",
+    "threads",
+]
+
+
+def quantize(weights: npt.NDArray[np.float32], format: str) -> Matrix:
+    """Quantise float32 [rows, cols] weights to one of `formats()`."""
+    return Matrix.quantize(weights, format)
+
+
+@contextmanager
+def backend(name: str | None) -> Iterator[str]:
+    """Force a backend inside a `with` block, for the whole process; gives its name."""
+    before = _native.current_backend()
+    _native.set_backend(name)
+    try:
+        yield _native.current_backend()
+    finally:
+        _native.set_backend(before)
+
+
+def threads(n: int | None = None) -> int:
+    """Set the number of threads if `n` is given; return the number in use."""
+    if n is not None:
+        _native.set_threads(n)
+    return _native.get_threads()
+
+
+def machine(*, measure: bool = False) -> dict[str, Any]:
+    """Facts about this machine that a result depends on.
+
+    With `measure`, also its limits with the current threads, which takes half a second:
+    `read_bandwidth` in bytes/s and `dot_peak` in int8 multiply-accumulates/s.
+    """
+    facts: dict[str, Any] = dict(_native.machine())
+    facts["backend"] = _native.current_backend()
+    facts["threads"] = _native.get_threads()
+    if measure:
+        facts["read_bandwidth"] = _native.measure_bandwidth(facts["threads"])
+        facts["dot_peak"] = _native.measure_dot_peak(facts["threads"])
+    return facts
+
+
+def __getattr__(name: str) -> Any:
+    # NumPy and the report code load only when a comparison is made.
+    if name in ("compare", "perplexity"):
+        from tritlab import comparison
+
+        return getattr(comparison, name)
+    raise AttributeError(f"module 'tritlab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

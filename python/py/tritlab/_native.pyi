@@ -1,0 +1,246 @@
+"""Native half of `tritlab`. Import the names from `tritlab`, not from here.
+
+Arrays are borrowed: C-contiguous, of exactly the stated dtype, never cast or copied behind your
+back. Another dtype raises `TypeError`; another shape or layout raises `ShapeError`. Both messages
+name what came and what was wanted. Computing calls release the GIL.
+"""
+
+from collections.abc import Callable
+from os import PathLike
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritlab._types import (
+    BackendInfo,
+    BenchTimes,
+    Evaluation,
+    FormatInfo,
+    GgufInfo,
+    KernelInfo,
+    MachineFacts,
+    Progress,
+    QuantizeReport,
+    TensorInfo,
+)
+
+__version__: str
+
+class TritlabError(ValueError):
+    """Base of every error this library raises by itself."""
+
+class FormatError(TritlabError):
+    """A format that does not exist, or weights a format cannot hold (NaN, infinity)."""
+
+class ShapeError(TritlabError):
+    """A shape or memory layout that does not fit."""
+
+class BackendError(TritlabError):
+    """A backend that does not exist, or that this CPU lacks."""
+
+class GgufError(TritlabError):
+    """A file that is truncated, malformed, or not GGUF."""
+
+class TokenizerError(TritlabError):
+    """A tokenizer that is missing or not supported."""
+
+class ModelError(TritlabError):
+    """An architecture, tensor or setting that the model cannot be built from."""
+
+class EvaluationError(TritlabError):
+    """A text too short for one window, or settings that cannot be evaluated."""
+
+def formats() -> list[FormatInfo]:
+    """Weight formats, in table order."""
+
+def backends() -> list[BackendInfo]:
+    """Instruction-set backends, the scalar oracle first."""
+
+def kernels() -> list[KernelInfo]:
+    """Every kernel: operations × formats × backends."""
+
+def set_backend(name: str | None) -> None:
+    """Force a backend for the whole process; `None` chooses the best one again.
+
+    Raises `BackendError` if there is no such backend or the CPU lacks it.
+    """
+
+def current_backend() -> str:
+    """Name of the backend in use."""
+
+def set_threads(n: int) -> None:
+    """Set the number of threads, at least 1. The pool starts with the first computation."""
+
+def get_threads() -> int:
+    """Number of threads in use."""
+
+def machine() -> MachineFacts:
+    """Facts about this machine: processor, features, cores, memory."""
+
+def measure_bandwidth(threads: int, seconds: float = 0.3) -> float:
+    """Bytes per second that `threads` threads read from memory, far out of cache."""
+
+def measure_dot_peak(threads: int, backend: str | None = None, seconds: float = 0.2) -> float:
+    """Int8 multiply-accumulates per second that `threads` threads reach in registers."""
+
+@final
+class Matrix:
+    """A quantised weight matrix, row-major. Immutable."""
+
+    @staticmethod
+    def quantize(weights: npt.NDArray[np.float32], format: str) -> Matrix:
+        """Quantise `weights`, float32 [rows, cols]. `FormatError` on NaN or infinity."""
+    @staticmethod
+    def from_bytes(
+        data: npt.NDArray[np.uint8],
+        format: str,
+        shape: tuple[int, int],
+        scales: npt.NDArray[np.float32] | None = None,
+    ) -> Matrix:
+        """Take packed blocks as they lie in a file: uint8 [nbytes], copied once.
+
+        `scales` is float32 [1] or [rows] for formats with a scale per tensor or row.
+        """
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols)."""
+    @property
+    def format(self) -> str:
+        """Name of the format."""
+    @property
+    def bits_per_weight(self) -> float:
+        """8 × nbytes / (rows × cols)."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the blocks and the separate scales."""
+    @property
+    def bytes(self) -> npt.NDArray[np.uint8]:
+        """The packed blocks: read-only view uint8 [n], no copy; it keeps the matrix alive."""
+    @property
+    def scales(self) -> npt.NDArray[np.float32]:
+        """Scales that lie outside the blocks: float32 [0], [1] or [rows], read-only."""
+    def __matmul__(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Multiply by x, float32 [cols] or [cols, n]; gives float32 [rows] or [rows, n].
+
+        Activations are quantised as the format says. The bits of the result do not depend on
+        backend, thread count, or n.
+        """
+    def dequantize(self) -> npt.NDArray[np.float32]:
+        """Decoded weights, float32 [rows, cols], a new array."""
+
+@final
+class Model:
+    """A decoder model, ready to run. Immutable; may be shared between threads."""
+
+    @staticmethod
+    def load(
+        path: str | PathLike[str],
+        format: str | None = None,
+        *,
+        head: str | None = None,
+        context: int = 2048,
+        progress: Progress | None = None,
+    ) -> Model:
+        """Load a GGUF file.
+
+        `format` re-quantises every linear layer in memory; `None` keeps the file's own types.
+        `head` does the same for the output head (and an embedding tied to it); `None` leaves the
+        choice to the stated rule. `tensors()` shows what became of each tensor.
+        """
+    @property
+    def path(self) -> str:
+        """The file it was loaded from, as given."""
+    @property
+    def architecture(self) -> str:
+        """`general.architecture` of the file."""
+    @property
+    def name(self) -> str:
+        """`general.name` of the file, or the file's name."""
+    @property
+    def n_params(self) -> int:
+        """Number of weights."""
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder blocks."""
+    @property
+    def n_vocab(self) -> int:
+        """Number of tokens in the vocabulary."""
+    @property
+    def context(self) -> int:
+        """Longest sequence it was loaded for, tokens."""
+    @property
+    def format(self) -> str | None:
+        """The format asked of `load`; `None` for the file's own types."""
+    @property
+    def linear_bytes(self) -> int:
+        """Bytes of all linear layers, without the head."""
+    @property
+    def linear_params(self) -> int:
+        """Weights of all linear layers, without the head."""
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all weights in memory."""
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of weights that one decode step reads."""
+    def tensors(self) -> list[TensorInfo]:
+        """Every weight tensor, in file order."""
+    def tokenize(self, text: str, add_special: bool = True) -> npt.NDArray[np.int32]:
+        """Token ids of a text, int32 [n]. `TokenizerError` if the file has no tokenizer."""
+    def detokenize(self, ids: npt.NDArray[np.int32]) -> str:
+        """Text of token ids, int32 [n]. Bytes that are not UTF-8 become U+FFFD."""
+    def logits(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Logits after each of `ids`, int32 [n], from an empty cache: float32 [n, vocab]."""
+    def fingerprint(self, ids: npt.NDArray[np.int32]) -> str:
+        """SHA-256 of the bits of `logits(ids)`, hexadecimal: the same on every machine."""
+    def evaluate(
+        self,
+        ids: npt.NDArray[np.int32],
+        context: int = 512,
+        reference: Model | None = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Score a text by llama.cpp's convention.
+
+        `ids`, int32 [n], is cut into windows of `context` tokens without overlap; the second half
+        of each is scored. With `reference`, the arrays that compare the two models come too.
+        `EvaluationError` if there is not one whole window.
+        """
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        callback: Callable[[str], object] | None = None,
+    ) -> str:
+        """Continue `prompt`; temperature 0 is greedy, top_k 0 and top_p 1 cut nothing.
+
+        `callback` gets each piece of text as soon as it is whole UTF-8; returning `False` stops.
+        The result is the continuation without the prompt.
+        """
+    def bench(
+        self,
+        n_prompt: int = 512,
+        n_gen: int = 128,
+        repetitions: int = 5,
+        progress: Progress | None = None,
+    ) -> BenchTimes:
+        """Time prefill of `n_prompt` tokens and decoding of `n_gen`, after an untimed warm-up."""
+
+def quantize_gguf(
+    src: str | PathLike[str],
+    dst: str | PathLike[str],
+    format: str,
+    *,
+    head: str | None = None,
+    progress: Progress | None = None,
+) -> QuantizeReport:
+    """Write a copy of a GGUF file with its linear layers in `format`, atomically."""
+
+def inspect_gguf(path: str | PathLike[str]) -> GgufInfo:
+    """Read version, metadata and tensor table of a GGUF file, not its weights."""

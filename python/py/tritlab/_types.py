@@ -1,0 +1,117 @@
+"""Shapes of the dictionaries that cross the native boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NotRequired, TypeAlias, TypedDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Progress: TypeAlias = "Callable[[int, int, str], object]"
+"""Called now and then as `progress(done, total, what)`; an exception it raises ends the call."""
+
+
+class FormatInfo(TypedDict):
+    """One weight format: a row of the table the kernels iterate."""
+
+    name: str
+    block: int  # weights per block
+    bytes: int  # bytes per block
+    bits_per_weight: float
+    activation: str  # how activations are quantised: "dense", "token", "256" or "32"
+    scales: str  # "none", "block", "row" or "tensor"
+    summary: str
+
+
+class BackendInfo(TypedDict):
+    """One instruction-set backend."""
+
+    name: str
+    available: bool  # this CPU can run it
+    selected: bool
+
+
+class KernelInfo(TypedDict):
+    """One cell of formats × backends × operations."""
+
+    name: str  # "gemv-q4_0-avx512"
+    op: str
+    format: str
+    backend: str
+    available: bool
+
+
+class MachineFacts(TypedDict):
+    """The facts about this machine that a result depends on."""
+
+    cpu: str
+    features: list[str]
+    cores: int
+    memory_bytes: int
+    arch: str
+    os: str
+
+
+class TensorInfo(TypedDict):
+    """One weight tensor of a loaded model."""
+
+    name: str
+    role: str  # "linear", "embedding", "head" or "norm"
+    file_type: str
+    format: str
+    shape: tuple[int, ...]
+    n_params: int
+    nbytes: int
+    bits_per_weight: float
+    rel_error: float  # |W - Wq| / |W| (Frobenius) against the file's own weights; 0 when kept
+
+
+class Evaluation(TypedDict):
+    """Per-token results of `Model.evaluate`, one element per scored token."""
+
+    n_chunks: int
+    nll: npt.NDArray[np.float64]  # natural log
+    token: npt.NDArray[np.int32]
+    position: npt.NDArray[np.int64]  # index into the ids that were given
+    ref_nll: NotRequired[npt.NDArray[np.float64]]
+    kl: NotRequired[npt.NDArray[np.float64]]  # KL(reference || model), nats
+    same_top: NotRequired[npt.NDArray[np.bool_]]
+    p: NotRequired[npt.NDArray[np.float64]]  # probability of the true token
+    ref_p: NotRequired[npt.NDArray[np.float64]]
+
+
+class BenchTimes(TypedDict):
+    """Wall times of `Model.bench`, nanoseconds, one per repetition."""
+
+    prompt_ns: list[int]
+    gen_ns: list[int]
+
+
+class GgufTensor(TypedDict):
+    """One tensor of a GGUF file."""
+
+    name: str
+    shape: tuple[int, ...]  # NumPy order: rows first
+    type: str
+    offset: int
+    nbytes: int
+
+
+class GgufInfo(TypedDict):
+    """What a GGUF file says about itself."""
+
+    version: int
+    metadata: dict[str, Any]
+    tensors: list[GgufTensor]
+
+
+class QuantizeReport(TypedDict):
+    """What `quantize_gguf` wrote."""
+
+    format: str
+    tensors: int
+    quantized: int
+    bytes_in: int
+    bytes_out: int

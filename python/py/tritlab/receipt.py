@@ -1,0 +1,234 @@
+"""Receipts: what a result was made from, and making it again.
+
+A receipt holds hashes of model and text, formats, backend, threads, versions, seed, the command,
+and what came out. The library gives the same bits on every machine and thread count, so `rerun`
+asks for equality and not for closeness. Speeds belong to a machine and are not checked.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tritlab import _models, _native
+from tritlab._files import sha256_file
+from tritlab.errors import ReceiptError
+from tritlab.evaluation import FINGERPRINT_TOKENS, Corpus, Measured, Slice, cut, digest, measure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SCHEMA = "tritlab.receipt/1"
+
+
+def versions() -> dict[str, str]:
+    """Versions a result may depend on."""
+    return {
+        "tritlab": _native.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+def model_facts(source: str, path: Path) -> dict[str, Any]:
+    """Identify a model file."""
+    return {
+        "source": source,
+        "name": path.name,
+        "sha256": sha256_file(path),
+        "nbytes": path.stat().st_size,
+    }
+
+
+def text_facts(corpus: Corpus, part: Slice) -> dict[str, Any]:
+    """Identify a text and the part of it that was used."""
+    return {
+        "source": corpus.source,
+        "kind": "ids" if corpus.ids is not None else "utf-8",
+        "sha256": corpus.sha256,
+        "nbytes": corpus.nbytes,
+        "tokens": part.tokens,
+        "windows": part.windows,
+        "context": part.context,
+    }
+
+
+def results(measured: Measured) -> dict[str, Any]:
+    """The numbers that a re-run must reproduce."""
+    q = measured.quality
+    found: dict[str, Any] = {
+        "fingerprint": measured.fingerprint,
+        "scored": q.scored,
+        "nll_sha256": digest(measured.arrays["nll"]),
+        "mean_nll": q.nll.value,
+        "perplexity": q.perplexity.value,
+        "perplexity_error": q.perplexity.error,
+    }
+    if q.against is not None:
+        found["kl_sha256"] = digest(measured.arrays["kl"])
+        found["kl_mean"] = q.against.kl.value
+        found["same_top"] = q.against.same_top.value
+    return found
+
+
+def make(
+    *,
+    command: str,
+    model: dict[str, Any],
+    text: dict[str, Any],
+    format: str | None,
+    label: str,
+    head: str | None,
+    reference: str | None,
+    measured: Measured,
+) -> dict[str, Any]:
+    """Build the receipt of one evaluation that has just been made.
+
+    `format` and `reference` are what `Model.load` was asked for ("file" for the file's own types);
+    `reference` is `None` where there was no comparison.
+    """
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "label": label,
+        "model": model,
+        "text": text,
+        "format": "file" if format is None else format,
+        "head": head,
+        "reference": reference,
+        "backend": _native.current_backend(),
+        "threads": _native.get_threads(),
+        "seed": None,  # nothing is sampled in an evaluation
+        "versions": versions(),
+        "machine": dict(_native.machine()),
+        "fingerprint_tokens": min(FINGERPRINT_TOKENS, part_tokens(text)),
+        "results": results(measured),
+    }
+
+
+def part_tokens(text: dict[str, Any]) -> int:
+    """Tokens of the part of the text that was used."""
+    return int(text["windows"]) * int(text["context"])
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Receipts of a file: one receipt, a list of them, or a `results.json`."""
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ReceiptError(f"{path} is not JSON: {error}") from None
+    if isinstance(content, dict) and "receipts" in content:
+        content = content["receipts"]
+    found = content if isinstance(content, list) else [content]
+    for item in found:
+        if not isinstance(item, dict) or item.get("schema") != SCHEMA:
+            got = item.get("schema") if isinstance(item, dict) else type(item).__name__
+            raise ReceiptError(f"{path}: a receipt of schema {SCHEMA} is wanted, not {got}")
+    if not found:
+        raise ReceiptError(f"{path} holds no receipt")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One number of a receipt, then and now."""
+
+    label: str
+    name: str
+    recorded: Any
+    now: Any
+    equal: bool
+
+
+def rerun(
+    receipts: list[dict[str, Any]],
+    *,
+    model: str | None = None,
+    text: Path | None = None,
+    folder: Path | None = None,
+    progress: Callable[[int, int, str], object] | None = None,
+) -> list[Check]:
+    """Make the results of receipts again and compare them, number by number.
+
+    Backend and threads are this process's own: they must not matter. `model` and `text` say where
+    the files are now; by default they are looked for as recorded, then in `folder`.
+    """
+    checks: list[Check] = []
+    loaded: dict[tuple[str, str], _native.Model] = {}  # the reference, kept while it is the same
+    for number, item in enumerate(receipts):
+        path = _model_path(item, model, folder)
+        corpus = Corpus.read(_text_path(item, text, folder))
+        _same("model", item["model"], sha256_file(path))
+        _same("text", item["text"], corpus.sha256)
+        context = int(item["text"]["context"])
+
+        if progress is not None:
+            progress(number, len(receipts), f"{item['label']}: loading")
+        reference = None
+        if item["reference"] is not None:
+            key = (str(path), item["reference"])
+            if key not in loaded:
+                loaded.clear()
+                loaded[key] = _load(path, item["reference"], None, context)
+            reference = loaded[key]
+        subject = _load(path, item["format"], item["head"], context)
+        part = cut(corpus.tokenize(subject), context, int(item["text"]["windows"]))
+        if progress is not None:
+            progress(number, len(receipts), f"{item['label']}: evaluating")
+        now = results(measure(subject, part, reference))
+        del subject
+        for name, recorded in item["results"].items():
+            value = now.get(name)
+            checks.append(Check(item["label"], name, recorded, value, _equal(recorded, value)))
+    return checks
+
+
+def _load(path: Path, format: str, head: str | None, context: int) -> _native.Model:
+    return _native.Model.load(
+        path, None if format == "file" else format, head=head, context=context
+    )
+
+
+def _equal(recorded: Any, now: Any) -> bool:
+    if recorded is None:
+        return now is None or (isinstance(now, float) and not math.isfinite(now))
+    if isinstance(recorded, float) and isinstance(now, (int, float)):
+        # exp and sqrt come from the platform's libm and may differ in the last place; the
+        # per-token values behind them are compared bit by bit through their hashes.
+        return math.isclose(recorded, now, rel_tol=1e-12, abs_tol=0.0)
+    return bool(recorded == now)
+
+
+def _same(what: str, facts: dict[str, Any], sha256: str) -> None:
+    if facts["sha256"] != sha256:
+        raise ReceiptError(
+            f"this is not the {what} of the receipt: "
+            f"SHA-256 {sha256[:16]}… instead of {facts['sha256'][:16]}…"
+        )
+
+
+def _model_path(item: dict[str, Any], given: str | None, folder: Path | None) -> Path:
+    source: str = given or item["model"]["source"]
+    if given is None and folder is not None and source.lower() not in _models.PACKAGED:
+        for candidate in (Path(source), folder / source, folder / str(item["model"]["name"])):
+            if candidate.is_file():
+                return Path(candidate)
+    return _models.resolve(source)
+
+
+def _text_path(item: dict[str, Any], given: Path | None, folder: Path | None) -> Path:
+    if given is not None:
+        return given
+    source: str | None = item["text"]["source"]
+    if source is None:
+        raise ReceiptError("the text of this receipt came from memory; say where it is with --text")
+    for candidate in (Path(source), *([folder / source] if folder else [])):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"no text file {source}; say where it is with --text")

@@ -1,0 +1,429 @@
+"""Figures of a comparison, for papers: labelled points, units, readable in grey.
+
+Each `plot_*` function draws on the axes it is given, or on new ones, and returns them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tritlab.comparison import is_dense, is_ternary
+from tritlab.errors import NotInstalledError
+from tritlab.report.text import number
+
+try:
+    import matplotlib
+except ImportError:
+    raise NotInstalledError("figures need matplotlib; run: pip install 'tritlab[plot]'") from None
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from tritlab.comparison import Comparison, Row
+
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.6,
+    "svg.hashsalt": "tritlab",
+}
+# Dark, middle and light in grey; apart for colour-blind readers. Shape says the same again.
+_INK = "#1a1a1a"
+_FAMILY = {
+    "dense": ("o", "#1a1a1a", "floating point"),
+    "block": ("s", "#2c7fb8", "integers in blocks"),
+    "ternary": ("^", "#e6862a", "ternary, rounded after training"),
+}
+
+_SIDE: dict[int, Literal["left", "center", "right"]] = {1: "left", 0: "center", -1: "right"}
+_LEVEL: dict[int, Literal["bottom", "center", "top"]] = {1: "bottom", 0: "center", -1: "top"}
+_GAP = 8.0
+# Places for a label: steps of `_GAP` away from the point, and the direction.
+_SPOTS = [
+    (far, dx, dy)
+    for far in (1.0, 2.0, 3.2, 4.6, 6.4)
+    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+]
+
+
+def figures(comparison: Comparison) -> dict[str, Figure]:
+    """All figures of a comparison, by file name without ending."""
+    with matplotlib.rc_context(_STYLE):
+        made = {}
+        for name, plots, size in (
+            ("quality", (plot_perplexity, plot_kl), (9.0, 3.9)),
+            ("speed", (plot_decode, plot_prefill), (9.0, 3.9)),
+            ("kl-tokens", (plot_kl_tokens,), (6.2, 3.9)),
+        ):
+            figure, axes = _new(len(plots), size)
+            for plot, ax in zip(plots, axes, strict=True):
+                plot(comparison, ax)
+            if name != "kl-tokens":
+                _family_legend(figure, comparison.rows)
+            made[name] = figure
+        return made
+
+
+def png(figure: Figure, dpi: int = 200) -> bytes:
+    """Bytes of a PNG file; the same for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def plot_perplexity(comparison: Comparison, ax: Axes | None = None) -> Axes:
+    """Perplexity against bits per weight; the reference is a line.
+
+    Bars are the standard error of the difference from the reference on the same tokens.
+    """
+    ax = _axes(ax)
+    rows = comparison.rows
+    values = [row.quality.perplexity.value for row in rows]
+    errors = [_difference_error(row) for row in rows]
+    reference = values[0]
+    _bits_axis(ax, rows)
+    _log_or_linear(ax, values, errors)
+    ax.axhline(reference, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)))
+    for row, value, error in zip(rows, values, errors, strict=True):
+        _point(ax, row, value, error)
+    ax.set_title("Perplexity (lower is better)")
+    ax.set_ylabel("perplexity")
+    labels = [
+        f"{row.label}{' (reference)' if row.is_reference else ''}\n{number(value, 4)}"
+        for row, value in zip(rows, values, strict=True)
+    ]
+    line = (np.geomspace(*ax.get_xlim(), 200), np.full(200, reference))
+    points = [(row.bits_per_weight, v) for row, v in zip(rows, values, strict=True)]
+    _label(ax, points, labels, lines=[line])
+    return ax
+
+
+def _difference_error(row: Row) -> float:
+    against = row.quality.against
+    error = against.difference.error if against else 0.0
+    return error if np.isfinite(error) else 0.0
+
+
+def plot_kl(comparison: Comparison, ax: Axes | None = None) -> Axes:
+    """Mean KL divergence from the reference against bits per weight."""
+    ax = _axes(ax)
+    rows = [row for row in comparison.rows if not row.is_reference and row.kl.value > 0]
+    _bits_axis(ax, comparison.rows)
+    ax.set_title(f"KL divergence from {comparison.reference} (lower is better)")
+    ax.set_ylabel("mean KL per token, nats")
+    if not rows:
+        ax.text(0.5, 0.5, "no difference", ha="center", transform=ax.transAxes)
+        return ax
+    values = [row.kl.value for row in rows]
+    _log_or_linear(ax, values)
+    for row in rows:
+        _point(ax, row, row.kl.value, row.kl.error)
+    labels = [f"{row.label}\nsame top-1: {row.same_top.value:.0%}" for row in rows]
+    _label(ax, [(row.bits_per_weight, v) for row, v in zip(rows, values, strict=True)], labels)
+    return ax
+
+
+def plot_decode(comparison: Comparison, ax: Axes | None = None) -> Axes:
+    """Decode speed against bits per weight, under the line that memory bandwidth draws."""
+    ax = _axes(ax)
+    rows = comparison.rows
+    _bits_axis(ax, rows)
+    low, high = ax.get_xlim()
+    bits = np.geomspace(low, high, 200)
+    rest = float(np.median([row.bytes_per_token - row.linear_bytes for row in rows]))
+    limit = comparison.bandwidth / (rows[0].linear_params * bits / 8 + rest)
+    speeds = [row.decode[0] for row in rows]
+    top = 1.12 * max(*speeds, *(comparison.bandwidth / row.bytes_per_token for row in rows))
+    ax.set_ylim(0, top)
+    ax.fill_between(bits, limit, top, color="#f2f2f2", linewidth=0, zorder=0)
+    ax.plot(bits, limit, color=_INK, linewidth=1.2)
+    for row, speed in zip(rows, speeds, strict=True):
+        _point(ax, row, speed, row.decode[1])
+    ax.set_title("Decode speed (higher is better)")
+    ax.set_ylabel("tokens/s")
+    limit_text = f"memory limit: {comparison.bandwidth / 1e9:.0f} GB/s"
+    at = int(np.argmin(np.abs(np.log(bits / np.sqrt(low * high)))))
+    labels = [f"{row.label}  {row.decode_bytes_s / comparison.bandwidth:.0%}" for row in rows]
+    _label(
+        ax,
+        [
+            *[(row.bits_per_weight, s) for row, s in zip(rows, speeds, strict=True)],
+            (float(bits[at]), float(limit[at])),
+        ],
+        [*labels, limit_text],
+        lines=[(bits, limit)],
+        italic={len(rows)},
+    )
+    return ax
+
+
+def plot_prefill(comparison: Comparison, ax: Axes | None = None) -> Axes:
+    """Prefill speed against bits per weight, under the int8 peak of the threads."""
+    ax = _axes(ax)
+    rows = comparison.rows
+    _bits_axis(ax, rows)
+    speeds = [row.prefill[0] for row in rows]
+    peak = comparison.dot_peak / rows[0].linear_params
+    shown = peak < 2.5 * max(speeds)
+    ax.set_ylim(0, 1.15 * (max(peak, *speeds) if shown else max(speeds)))
+    for row, speed in zip(rows, speeds, strict=True):
+        _point(ax, row, speed, row.prefill[1])
+    n_prompt = comparison.settings["n_prompt"]
+    ax.set_title("Prefill speed (higher is better)")
+    ax.set_ylabel(f"tokens/s, {n_prompt} tokens at once")
+    points = [(row.bits_per_weight, s) for row, s in zip(rows, speeds, strict=True)]
+    labels = [row.label for row in rows]
+    low, high = ax.get_xlim()
+    note = f"int8 peak: {comparison.dot_peak / 1e12:.2f} T multiply-adds/s"
+    if shown:
+        ax.axhline(peak, color=_INK, linewidth=1.2)
+        points.append((float(np.sqrt(low * high)), peak))
+        labels.append(note)
+        line = (np.geomspace(low, high, 50), np.full(50, peak))
+        _label(ax, points, labels, lines=[line], italic={len(rows)})
+    else:
+        _label(ax, points, labels)
+        ax.text(
+            0.99,
+            0.01,
+            f"{note} = {peak:,.0f} tokens/s, above this picture",
+            ha="right",
+            va="bottom",
+            transform=ax.transAxes,
+            fontsize=7.5,
+            fontstyle="italic",
+        )
+    return ax
+
+
+def plot_kl_tokens(comparison: Comparison, ax: Axes | None = None) -> Axes:
+    """Distribution of the KL divergence over tokens: how bad the bad tokens are."""
+    ax = _axes(ax)
+    rows = [row for row in comparison.rows if "kl" in row.arrays]
+    ax.set_title(f"KL divergence from {comparison.reference}, token by token")
+    ax.set_xlabel("KL of a token, nats")
+    ax.set_ylabel("share of tokens below, %")
+    ax.set_ylim(0, 100)
+    dashes: list[Any] = ["-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (8, 3))]
+    greys = ["#e6862a", "#08306b", "#2c7fb8", "#6a3d9a", "#41ab5d", "#969696"]
+    block = 0
+    curves = []
+    for row in rows:
+        kl = np.sort(np.maximum(np.asarray(row.arrays["kl"], dtype=np.float64), 1e-8))
+        share = 100 * (np.arange(len(kl)) + 0.5) / len(kl)
+        if is_ternary(row.kind):
+            colour, dash = greys[0], dashes[0]
+        else:
+            colour, dash = greys[1 + block % 5], dashes[block % len(dashes)]
+            block += 1
+        ax.plot(kl, share, color=colour, linestyle=dash)
+        curves.append((row, kl, share))
+    ax.set_xscale("log")
+    if curves:
+        lowest = min(float(np.percentile(kl, 2)) for _, kl, _ in curves)
+        highest = max(float(kl[-1]) for _, kl, _ in curves)
+        ax.set_xlim(lowest, highest * 1.3)
+    # A label per curve at its own height, so that neighbours don't meet.
+    order = sorted(curves, key=lambda item: float(np.median(item[1])))
+    heights = np.linspace(82, 30, len(order)) if len(order) > 1 else np.array([50.0])
+    points, labels = [], []
+    for (row, kl, share), height in zip(order, heights, strict=True):
+        at = int(np.searchsorted(share, height))
+        points.append((float(kl[min(at, len(kl) - 1)]), float(height)))
+        labels.append(row.label)
+    if points:
+        _label(ax, points, labels, lines=[(kl, share) for _, kl, share in curves], marks=False)
+    return ax
+
+
+def _new(count: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, [figure.add_subplot(1, count, i + 1) for i in range(count)]
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return _new(1, (4.6, 3.9))[1][0] if ax is None else ax
+
+
+def _family(row: Row) -> str:
+    return "ternary" if is_ternary(row.kind) else "dense" if is_dense(row.kind) else "block"
+
+
+def _point(ax: Axes, row: Row, y: float, error: float) -> None:
+    marker, colour, _ = _FAMILY[_family(row)]
+    ax.errorbar(
+        row.bits_per_weight,
+        y,
+        yerr=error if np.isfinite(error) and error > 0 else None,
+        marker=marker,
+        markersize=7 if marker != "^" else 8,
+        color=colour,
+        markeredgecolor=_INK,
+        markeredgewidth=0.7,
+        markerfacecolor="white" if row.format is None else colour,
+        ecolor=_INK,
+        elinewidth=0.9,
+        capsize=2.5,
+        linestyle="none",
+        zorder=4,
+    )
+
+
+def _family_legend(figure: Figure, rows: Sequence[Row]) -> None:
+    from matplotlib.lines import Line2D
+
+    def mark(marker: str, face: str, label: str) -> Line2D:
+        return Line2D(
+            [],
+            [],
+            marker=marker,
+            linestyle="none",
+            markersize=7,
+            markerfacecolor=face,
+            markeredgecolor=_INK,
+            markeredgewidth=0.7,
+            label=label,
+        )
+
+    present = {_family(row) for row in rows}
+    handles = [
+        mark(m, colour, text) for key, (m, colour, text) in _FAMILY.items() if key in present
+    ]
+    if any(row.format is None for row in rows):
+        kept = next(row for row in rows if row.format is None)
+        handles.append(mark(_FAMILY[_family(kept)][0], "white", "the file as it is"))
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8.5
+    )
+
+
+def _bits_axis(ax: Axes, rows: Sequence[Row]) -> None:
+    bits = [row.bits_per_weight for row in rows]
+    ax.set_xscale("log")
+    ax.set_xlim(min(bits) / 1.28, max(bits) * 1.5)
+    ticks = [t for t in (1, 1.5, 2, 3, 4, 5, 6, 8, 12, 16, 32) if min(bits) / 1.28 <= t]
+    ax.xaxis.set_major_locator(FixedLocator([t for t in ticks if t <= max(bits) * 1.5]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    ax.set_xlabel("bits per weight of the linear layers")
+
+
+def _log_or_linear(ax: Axes, values: Sequence[float], errors: Sequence[float] = ()) -> None:
+    finite = [v for v in values if np.isfinite(v) and v > 0]
+    if finite and max(finite) > 4 * min(finite):
+        ax.set_yscale("log")
+        ax.set_ylim(min(finite) / 3, max(finite) * 3)
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.10g}"))
+    elif finite:
+        bars = [0.0, *(e for e in errors if np.isfinite(e))]
+        span = max(max(finite) - min(finite), 2 * max(bars), 0.02 * max(finite))
+        ax.set_ylim(min(finite) - 0.5 * span, max(finite) + 0.5 * span)
+
+
+def _label(
+    ax: Axes,
+    points: Sequence[tuple[float, float]],
+    labels: Sequence[str],
+    *,
+    lines: Sequence[tuple[Any, Any]] = (),
+    italic: frozenset[int] | set[int] = frozenset(),
+    marks: bool = True,
+) -> None:
+    """Put each label where it covers no point, line or earlier label, or least of them."""
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    unit = figure.dpi / 72  # pixels of a point
+    pixels = [ax.transData.transform(point) for point in points]
+    curves = [ax.transData.transform(np.column_stack([x, y])) for x, y in lines]
+    frame = ax.get_window_extent(renderer)
+    placed: list[tuple[float, float, float, float]] = []
+
+    for i in sorted(range(len(points)), key=lambda k: (k in italic, points[k][0], -points[k][1])):
+        if not np.all(np.isfinite(points[i])):
+            continue
+        text = ax.annotate(
+            labels[i],
+            points[i],
+            (0, 0),
+            textcoords="offset points",
+            fontsize=8 if i in italic else 8.5,
+            fontstyle="italic" if i in italic else "normal",
+            linespacing=1.1,
+            zorder=6,
+        )
+        size = text.get_window_extent(renderer)
+
+        def box(
+            spot: tuple[float, int, int],
+            at: Any = pixels[i],
+            wide: float = size.width,
+            high: float = size.height,
+        ) -> tuple[float, float, float, float]:
+            far, dx, dy = spot
+            x = at[0] + _GAP * far * dx * unit - wide * (1 - dx) / 2
+            y = at[1] + _GAP * far * dy * unit - high * (1 - dy) / 2
+            return x - 2 * unit, y - unit, x + wide + 2 * unit, y + high + unit
+
+        def badness(spot: tuple[float, int, int], own: int = i, box: Any = box) -> float:
+            x0, y0, x1, y1 = box(spot)
+            bad = spot[0]
+            bad += 400 * sum(x0 < b[2] and b[0] < x1 and y0 < b[3] and b[1] < y1 for b in placed)
+            # A label right above or under a mark looks like its own: keep clear of others.
+            bad += 60 * sum(
+                x0 - 4 * unit < px < x1 + 4 * unit and y0 - 9 * unit < py < y1 + 9 * unit
+                for k, (px, py) in enumerate(pixels)
+                if marks and k != own and k not in italic
+            )
+            bad += 20 * sum(
+                bool(np.any((c[:, 0] > x0) & (c[:, 0] < x1) & (c[:, 1] > y0) & (c[:, 1] < y1)))
+                for c in curves
+            )
+            outside = max(frame.x0 - x0, 0) + max(x1 - frame.x1, 0)
+            outside += max(frame.y0 - y0, 0) + max(y1 - frame.y1, 0)
+            return float(bad + 4 * outside)
+
+        best = min(_SPOTS, key=badness)
+        far, dx, dy = best
+        text.set_position((_GAP * far * dx, _GAP * far * dy))
+        text.set_horizontalalignment(_SIDE[dx])
+        text.set_verticalalignment(_LEVEL[dy])
+        if far > 1:
+            _leader(ax, points[i], (_GAP * far * dx, _GAP * far * dy))
+        placed.append(box(best))
+
+
+def _leader(ax: Axes, point: tuple[float, float], offset: tuple[float, float]) -> None:
+    """Draw a thin line from a point towards its far label."""
+    ax.annotate(
+        "",
+        point,
+        offset,
+        textcoords="offset points",
+        arrowprops={
+            "arrowstyle": "-",
+            "color": "#8a8a8a",
+            "linewidth": 0.7,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        },
+        zorder=3,
+    )

@@ -1,0 +1,242 @@
+"""A comparison in words and text tables."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tritlab.comparison import Comparison, Row
+    from tritlab.statistics import Estimate
+
+COST = ("format", "bits/weight", "perplexity", "KL, nats", "same top-1", "weight error")
+GAIN = (
+    "format",
+    "linear layers",
+    "model",
+    "prefill tok/s",
+    "decode tok/s",
+    "GB/s read",
+    "of bandwidth",
+)
+
+
+def number(x: float, digits: int = 4) -> str:
+    """Show a number to `digits` significant digits, with thousands apart and no exponent."""
+    if not math.isfinite(x):
+        return "∞" if x == math.inf else "–"
+    if x == 0:
+        return "0"
+    if abs(x) >= 10 ** (digits - 1):
+        return f"{x:,.0f}"
+    decimals = digits - 1 - math.floor(math.log10(abs(x)))
+    return f"{x:.{min(max(decimals, 0), 8)}f}"
+
+
+def estimate(e: Estimate) -> str:
+    """Show a value and its error, to the digit that the error makes doubtful.
+
+    Two digits of an error that begins with 1 or 2, one of any other.
+    """
+    if not (math.isfinite(e.value) and math.isfinite(e.error)):
+        return number(e.value)
+    if e.error <= 0:
+        return number(e.value)
+    exponent = math.floor(math.log10(e.error))
+    digits = 2 if e.error < 3 * 10.0**exponent else 1
+    decimals = min(max(digits - 1 - exponent, 0), 6)
+    return f"{e.value:,.{decimals}f} ± {e.error:,.{decimals}f}"
+
+
+def percent(e: Estimate) -> str:
+    """Show a share and its error in percent."""
+    if not math.isfinite(e.error) or e.error <= 0:
+        return f"{e.value:.1%}".replace("%", " %")
+    return f"{100 * e.value:.1f} ± {100 * e.error:.1f} %"
+
+
+def megabytes(n: int) -> str:
+    """Show bytes in MB (10⁶)."""
+    return f"{n / 1e6:,.1f} MB" if n < 1e10 else f"{n / 1e9:,.2f} GB"
+
+
+def cost_cells(row: Row) -> list[str]:
+    """Cells under `COST`."""
+    mark = " (reference)" if row.is_reference else " (ruin expected*)" if row.note else ""
+    return [
+        row.label + mark,
+        f"{row.bits_per_weight:.2f}",
+        estimate(row.quality.perplexity),
+        "–" if row.is_reference else estimate(row.kl),
+        "–" if row.is_reference else percent(row.same_top),
+        f"{100 * row.rel_error:.2g} %",
+    ]
+
+
+def gain_cells(row: Row, bandwidth: float) -> list[str]:
+    """Cells under `GAIN`."""
+    return [
+        row.label,
+        megabytes(row.linear_bytes),
+        megabytes(row.total_bytes),
+        _speed(row.prefill),
+        _speed(row.decode),
+        f"{row.decode_bytes_s / 1e9:.1f}",
+        f"{row.decode_bytes_s / bandwidth:.0%}".replace("%", " %"),
+    ]
+
+
+def _speed(median_mad: tuple[float, float]) -> str:
+    median, mad = median_mad
+    decimals = 0 if median >= 100 else 1 if median >= 10 else 2
+    return f"{median:,.{decimals}f} ± {mad:,.{decimals}f}"
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """Two tables for the terminal: what the formats cost, and what they buy."""
+    from rich import box
+    from rich.table import Table
+
+    def new(title: str) -> Table:
+        return Table(
+            title=title,
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            show_edge=False,
+            padding=(0, 1, 0, 0),
+        )
+
+    cost, gain = new("What it costs"), new("What it buys")
+    for table, heads in ((cost, COST), (gain, GAIN)):
+        for head in heads:
+            # Two short lines each, so that all numbers fit into 80 columns.
+            stacked = head.replace(" ", "\n").replace("/weight", "/\nweight")
+            table.add_column(stacked, justify="left" if head == "format" else "right")
+    for row in comparison.rows:
+        name, *cells = cost_cells(row)
+        cost.add_row(name.replace(f"{row.label} ", f"{row.label}\n"), *cells)
+        gain.add_row(*gain_cells(row, comparison.bandwidth))
+    return [cost, gain]
+
+
+def footnotes(comparison: Comparison) -> list[str]:
+    """Sentences that the table must not be shown without."""
+    threads = comparison.machine["threads"]
+    lines = [
+        comparison.text_sentence,
+        reference_sentence(comparison),
+        "± is one standard error for quality, the median absolute deviation of "
+        f"{comparison.settings['repetitions']} repetitions for speed.",
+        f"{comparison.machine['cpu']}, {threads} thread{'s' if threads != 1 else ''}, backend "
+        f"{comparison.machine['backend']}; memory read at {comparison.bandwidth / 1e9:.1f} GB/s "
+        "here, the limit of decode.",
+    ]
+    seen = dict.fromkeys(row.note for row in comparison.rows if row.note and not row.is_reference)
+    lines += [f"* {note}." for note in seen]
+    return lines
+
+
+def reference_sentence(comparison: Comparison) -> str:
+    """What the rows are compared with, and what that can't show."""
+    row = comparison.rows[0]
+    if row.format is None:
+        what = f"the file as it is ({row.kind})"
+    else:
+        what = (
+            f"{row.label}: the file's own weights expanded to {row.label}"
+            if row.label in ("F16", "BF16", "F32")
+            else f"the file's own weights re-quantised to {row.label}"
+        )
+    sentence = f"Compared with {what}."
+    kinds = {
+        t["file_type"]
+        for t in row.tensors
+        if t["role"] == "linear" and t["file_type"] not in ("F32", "F16", "BF16")
+    }
+    if kinds:
+        sentence += (
+            f" The file itself is already quantised ({', '.join(sorted(kinds))}); "
+            "what that lost before is not in these numbers."
+        )
+    return sentence
+
+
+def markdown(comparison: Comparison) -> str:
+    """One table in Markdown and its footnotes."""
+    heads = [*COST, *GAIN[1:]]
+    lines = [
+        "| " + " | ".join(heads) + " |",
+        "| --- |" + " ---: |" * (len(heads) - 1),
+    ]
+    for row in comparison.rows:
+        cells = [
+            cell.replace("*", r"\*")
+            for cell in [*cost_cells(row), *gain_cells(row, comparison.bandwidth)[1:]]
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    notes = [
+        line.replace("* ", r"\* ", 1) if line.startswith("* ") else line
+        for line in footnotes(comparison)
+    ]
+    return "\n".join([*lines, "", *[f"{line}  " for line in notes]]).rstrip() + "\n"
+
+
+def reading(comparison: Comparison) -> list[str]:
+    """The result in plain language: one or two sentences per format."""
+    reference = comparison.rows[0]
+    lines = [
+        f"{comparison.model['title']} was read in {len(comparison.rows)} forms of its linear "
+        f"layers. {comparison.text_sentence} {reference_sentence(comparison)}"
+    ]
+    lines += [_row_reading(row, reference) for row in comparison.rows[1:]]
+    fastest = max(comparison.rows, key=lambda row: row.decode[0])
+    share = fastest.decode_bytes_s / comparison.bandwidth
+    lines.append(
+        f"Speed: {fastest.label} decodes fastest, {number(fastest.decode[0], 3)} tokens/s; "
+        f"it reads {fastest.decode_bytes_s / 1e9:.1f} GB/s of weights, {share:.0%} of what this "
+        f"machine's memory gives ({comparison.bandwidth / 1e9:.1f} GB/s)."
+        + (
+            " More than 100 % is possible when a part of the weights stays in cache."
+            if any(r.decode_bytes_s > comparison.bandwidth for r in comparison.rows)
+            else ""
+        )
+    )
+    return lines
+
+
+def _row_reading(row: Row, reference: Row) -> str:
+    against = row.quality.against
+    assert against is not None
+    smaller = reference.linear_bytes / row.linear_bytes
+    faster = row.decode[0] / reference.decode[0]
+    size = f"{smaller:.1f}× smaller" if smaller >= 1 else f"{1 / smaller:.1f}× larger"
+    speed = f"{faster:.1f}× as fast"
+    start = f"{row.label} ({row.bits_per_weight:.2f} bits per weight): "
+    change = against.ratio.value - 1
+    error = against.ratio.error
+    agree = f"picks the same likeliest token in {row.same_top.value:.0%} of positions"
+    if against.ln_ratio.value > math.log(3):
+        return (
+            f"{start}ruined. Perplexity goes from {number(reference.quality.perplexity.value)} to "
+            f"{number(row.quality.perplexity.value)} and it {agree}; the linear layers are {size} "
+            f"and decoding is {speed}." + (f" This is a {row.note}." if row.note else "")
+        )
+    if abs(change) <= 2 * error:
+        verdict = (
+            f"no change of perplexity can be seen on this text ({100 * change:+.2f} ± "
+            f"{100 * error:.2f} %)"
+        )
+    else:
+        word = "rises" if change > 0 else "falls"
+        verdict = f"perplexity {word} by {abs(100 * change):.2g} ± {100 * error:.1g} %"
+    return (
+        f"{start}{verdict}, mean KL is {number(row.kl.value, 3)} nats, and it {agree}. "
+        f"The linear layers are {size} and decoding is {speed} than the reference.".replace(
+            "as fast than", "as fast as"
+        )
+        + (f" Note: {row.note}." if row.note else "")
+    )

@@ -1,0 +1,259 @@
+"""A pure-Python stand-in for `tritlab._native`, for tests of the report code only.
+
+It obeys the stub's signatures. Its "models" are random numbers whose size of error, bits and speed
+look like those of a 135 M parameter model, so that tables and figures look like real ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+__version__ = "0.0.0"
+
+
+class TritlabError(ValueError):
+    pass
+
+
+class FormatError(TritlabError):
+    pass
+
+
+class ShapeError(TritlabError):
+    pass
+
+
+class BackendError(TritlabError):
+    pass
+
+
+class GgufError(TritlabError):
+    pass
+
+
+class TokenizerError(TritlabError):
+    pass
+
+
+class ModelError(TritlabError):
+    pass
+
+
+class EvaluationError(TritlabError):
+    pass
+
+
+# name: block, bytes, activation, error of logits, decode share of bandwidth, prefill tok/s
+_TABLE = {
+    "F32": (1, 4, "dense", 0.0, 0.90, 700),
+    "F16": (1, 2, "dense", 0.0, 0.88, 720),
+    "BF16": (1, 2, "dense", 0.01, 0.88, 710),
+    "TERNARY": (4, 1, "token", 3.2, 0.62, 3300),
+    "TERNARY_ROW": (4, 1, "token", 3.1, 0.62, 3290),
+    "TQ2_0": (256, 66, "256", 3.0, 0.60, 3000),
+    "Q4_0": (32, 18, "32", 0.22, 0.74, 2400),
+    "Q4_1": (32, 20, "32", 0.06, 0.72, 2250),
+    "Q8_0": (32, 34, "32", 0.05, 0.83, 2300),
+}
+_LINEAR, _REST = 106_168_320, 28_346_944
+_BANDWIDTH = 41.3e9
+_state: dict = {"threads": 2, "backend": "avx512"}
+
+
+def formats():
+    return [
+        {
+            "name": name,
+            "block": block,
+            "bytes": size,
+            "bits_per_weight": 8 * size / block,
+            "activation": activation,
+            "scales": "block",
+            "summary": "",
+        }
+        for name, (block, size, activation, *_) in _TABLE.items()
+    ]
+
+
+def backends():
+    return [
+        {"name": name, "available": name != "neon", "selected": name == _state["backend"]}
+        for name in ("oracle", "portable", "avx2", "avx512", "neon")
+    ]
+
+
+def kernels():
+    return []
+
+
+def set_backend(name):
+    names = [item["name"] for item in backends() if item["available"]]
+    if name is not None and name not in names:
+        raise BackendError(f"no backend {name!r} on this CPU; there are: {', '.join(names)}")
+    _state["backend"] = name or "avx512"
+
+
+def current_backend():
+    return _state["backend"]
+
+
+def set_threads(n):
+    _state["threads"] = n
+
+
+def get_threads():
+    return _state["threads"]
+
+
+def machine():
+    return {
+        "cpu": "Example CPU",
+        "features": ["avx2", "avx512f"],
+        "cores": 2,
+        "memory_bytes": 8 << 30,
+        "arch": "x86_64",
+        "os": "linux",
+    }
+
+
+def measure_bandwidth(threads, seconds=0.3):
+    return _BANDWIDTH
+
+
+def measure_dot_peak(threads, backend=None, seconds=0.2):
+    return 0.61e12
+
+
+class Matrix:
+    @staticmethod
+    def quantize(weights, format):
+        raise NotImplementedError
+
+
+class Model:
+    def __init__(self, path, format):
+        self.path = str(path)
+        self._asked = format
+        self._kind = format or "Q4_1"
+        block, size, _, self._noise, self._share, self._prefill = _TABLE[self._kind]
+        if format is None:
+            self._noise /= 2
+        self.linear_params = _LINEAR
+        self.linear_bytes = _LINEAR * size // block
+        self.total_bytes = self.linear_bytes + _REST * 34 // 32
+        self.bytes_per_token = self.total_bytes
+        self.architecture, self.name = "llama", "Example <135M>"
+        self.n_params, self.n_layers, self.n_vocab = _LINEAR + _REST, 30, 256
+        self.context, self.format = 2048, format
+
+    @staticmethod
+    def load(path, format=None, *, head=None, context=2048, progress=None):
+        if Path(path).read_bytes()[:4] != b"GGUF":
+            raise GgufError(f"{path} is not a GGUF file")
+        if progress:
+            progress(1, 1, "load")
+        return Model(path, format)
+
+    def tensors(self):
+        common = {"file_type": "Q4_1", "nbytes": 0, "bits_per_weight": 0.0}
+        error = {"TERNARY": 0.52, "TERNARY_ROW": 0.51, "TQ2_0": 0.5}.get(
+            self._kind, 0.4 * self._noise
+        )
+        return [
+            {
+                **common,
+                "name": "blk.0.attn_q.weight",
+                "role": "linear",
+                "format": self._kind,
+                "shape": (576, 576),
+                "n_params": _LINEAR,
+                "rel_error": 0.0 if self._asked is None else error,
+            },
+            {
+                **common,
+                "name": "token_embd.weight",
+                "role": "embedding",
+                "format": "Q8_0",
+                "shape": (256, 576),
+                "n_params": _REST,
+                "rel_error": 0.0,
+            },
+        ]
+
+    def tokenize(self, text, add_special=True):
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+
+    def detokenize(self, ids):
+        return bytes(ids.astype(np.uint8)).decode(errors="replace")
+
+    def fingerprint(self, ids):
+        return hashlib.sha256(self._kind.encode() + ids.tobytes()).hexdigest()
+
+    def evaluate(self, ids, context=512, reference=None, progress=None):
+        chunks = len(ids) // context
+        n = chunks * (context - 1 - context // 2)
+        base = np.random.default_rng(7).gamma(1.2, 2.6, n)
+        rng = np.random.default_rng(int.from_bytes(self._kind.encode(), "little") % 2**32)
+        kl = rng.lognormal(0, 1.3, n) * self._noise**2 / 2
+        nll = base + rng.normal(0, self._noise, n) + kl * 0.5
+        out = {
+            "n_chunks": chunks,
+            "nll": nll,
+            "token": np.zeros(n, np.int32),
+            "position": np.arange(n, dtype=np.int64),
+        }
+        if reference is not None:
+            out |= {
+                "ref_nll": base,
+                "kl": kl,
+                "same_top": rng.random(n) > min(0.95, 0.4 * self._noise),
+                "p": np.exp(-np.maximum(nll, 0)),
+                "ref_p": np.exp(-base),
+            }
+        if progress:
+            progress(chunks, chunks, "evaluate")
+        return out
+
+    def generate(self, prompt, *, callback=None, **settings):
+        if callback:
+            callback(" and")
+            callback(" so on")
+        return " and so on"
+
+    def bench(self, n_prompt=512, n_gen=128, repetitions=5, progress=None):
+        decode = self._share * _BANDWIDTH / self.bytes_per_token
+        wobble = 1 + 0.01 * np.arange(repetitions)
+        return {
+            "prompt_ns": [int(n_prompt / self._prefill * w * 1e9) for w in wobble],
+            "gen_ns": [int(n_gen / decode * w * 1e9) for w in wobble],
+        }
+
+
+def quantize_gguf(src, dst, format, *, head=None, progress=None):
+    Path(dst).write_bytes(b"GGUF")
+    return {"format": format, "tensors": 2, "quantized": 1, "bytes_in": 100, "bytes_out": 50}
+
+
+def inspect_gguf(path):
+    if Path(path).read_bytes()[:4] != b"GGUF":
+        raise GgufError(f"{path} is not a GGUF file:\nmagic is wrong")
+    return {
+        "version": 3,
+        "metadata": {
+            "general.architecture": "llama",
+            "general.name": "Example [135M]",
+            "tokenizer.ggml.tokens": [str(i) for i in range(256)],
+        },
+        "tensors": [
+            {
+                "name": "blk.0.attn_q.weight",
+                "shape": (576, 576),
+                "type": "Q4_1",
+                "offset": 0,
+                "nbytes": 576 * 576 * 20 // 32,
+            }
+        ],
+    }

