@@ -157,8 +157,10 @@ def compare(
     """
     from tritlab import comparison
     from tritlab._files import to_json
+    from tritlab.report import figures  # noqa: F401  # matplotlib may be absent: say so now
     from tritlab.report.text import footnotes, tables
 
+    out.mkdir(parents=True, exist_ok=True)
     result = comparison.compare(
         model,
         [name.strip() for name in formats.split(",") if name.strip()],
@@ -261,6 +263,7 @@ def perplexity(
         label=describe(wanted, loaded.tensors())[1],
         head=head,
         reference=None if reference is None else base or "file",
+        reference_head=None,
         measured=measured,
     )
     if receipt is not None:

@@ -506,6 +506,7 @@ class _Run:
                 label=label,
                 head=self.head,
                 reference=None if first else self.base or FILE,
+                reference_head=None if first else self.head,
                 measured=measured,
             ),
             arrays=dict(measured.arrays),

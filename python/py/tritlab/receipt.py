@@ -86,6 +86,7 @@ def make(
     label: str,
     head: str | None,
     reference: str | None,
+    reference_head: str | None,
     measured: Measured,
 ) -> dict[str, Any]:
     """Build the receipt of one evaluation that has just been made.
@@ -102,6 +103,7 @@ def make(
         "format": "file" if format is None else format,
         "head": head,
         "reference": reference,
+        "reference_head": reference_head,
         "backend": _native.current_backend(),
         "threads": _native.get_threads(),
         "seed": None,  # nothing is sampled in an evaluation
@@ -160,7 +162,9 @@ def rerun(
     the files are now; by default they are looked for as recorded, then in `folder`.
     """
     checks: list[Check] = []
-    loaded: dict[tuple[str, str], _native.Model] = {}  # the reference, kept while it is the same
+    loaded: dict[
+        tuple[str, str, str | None], _native.Model
+    ] = {}  # the reference, kept while it is the same
     for number, item in enumerate(receipts):
         path = _model_path(item, model, folder)
         corpus = Corpus.read(_text_path(item, text, folder))
@@ -172,10 +176,10 @@ def rerun(
             progress(number, len(receipts), f"{item['label']}: loading")
         reference = None
         if item["reference"] is not None:
-            key = (str(path), item["reference"])
+            key = (str(path), item["reference"], item["reference_head"])
             if key not in loaded:
                 loaded.clear()
-                loaded[key] = _load(path, item["reference"], None, context)
+                loaded[key] = _load(path, item["reference"], item["reference_head"], context)
             reference = loaded[key]
         subject = _load(path, item["format"], item["head"], context)
         part = cut(corpus.tokenize(subject), context, int(item["text"]["windows"]))

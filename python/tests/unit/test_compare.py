@@ -1,7 +1,10 @@
+import ast
 import csv
 import json
 import math
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,3 +176,29 @@ def test_labels_do_not_overlap(comparison):
             boxes = [text.get_window_extent(renderer) for text in ax.texts if text.get_text()]
             for i, box in enumerate(boxes):
                 assert not any(box.overlaps(other) for other in boxes[:i]), (name, ax.get_title())
+
+
+def test_stand_in_has_the_stub_s_names(fake):
+    stub = ast.parse((Path(fake.__file__).parent / "_native.pyi").read_text())
+    for node in stub.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            assert hasattr(fake._native, node.name), node.name
+
+
+def test_missing_matplotlib_is_said_before_the_work(fake, model, text, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from tritlab.cli import app
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    got = CliRunner().invoke(app, ["compare", str(model), "-t", str(text), "-o", str(tmp_path)])
+    assert got.exit_code == 1
+    assert got.stderr == "error: figures need matplotlib; run: pip install 'tritlab[plot]'\n"
+
+
+def test_head_is_in_the_receipts(fake, model, text):
+    got = fake.compare(model, ["Q4_0"], text, head="Q8_0", chunks=1, progress=False)
+    assert [(r.receipt["head"], r.receipt["reference_head"]) for r in got.rows] == [
+        ("Q8_0", None),
+        ("Q8_0", "Q8_0"),
+    ]
