@@ -1,0 +1,289 @@
+//! The one error type of this crate.
+//!
+//! Every variant carries the numbers and names that a reader needs to find the fault: which tensor,
+//! which key, how many bytes were needed and how many were there. Input is checked where it enters
+//! (opening a file, building a tokenizer, building a model); what runs afterwards cannot fail for
+//! the same reason twice.
+
+use std::path::PathBuf;
+
+/// What every fallible call of this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong in this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to open, read or write a file.
+    #[error("cannot read or write {}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    // ---- GGUF: the container ----
+    /// The file does not start with `GGUF`.
+    #[error(
+        "not a GGUF file: it starts with the bytes {found:02x?}, not 47 47 55 46 (\"GGUF\"); \
+         was the download complete, and is this not a Git LFS pointer?"
+    )]
+    BadMagic {
+        /// The first bytes of the file, four at most.
+        found: Vec<u8>,
+    },
+    /// The file was written for big-endian machines.
+    #[error(
+        "the GGUF file is big-endian (version bytes read {version:#010x}); only little-endian files \
+         are supported: convert it with gguf-convert-endian from the gguf Python package"
+    )]
+    BigEndian {
+        /// The version field, read as a little-endian integer.
+        version: u32,
+    },
+    /// A container version this reader does not know.
+    #[error(
+        "GGUF version {version} is not supported, only 2 and 3 are: convert the model again with a current converter"
+    )]
+    UnsupportedVersion {
+        /// The version the file states.
+        version: u32,
+    },
+    /// The file ends before something it promises.
+    #[error("the file is truncated: {what} at byte {at} needs {needed} bytes, {have} are left")]
+    Truncated {
+        /// What was being read.
+        what: String,
+        /// Where it starts, in bytes from the start of the file.
+        at: u64,
+        /// How many bytes it needs (saturating).
+        needed: u64,
+        /// How many bytes the file still has there.
+        have: u64,
+    },
+    /// A count is larger than the format, or the file itself, allows.
+    #[error("too many {what}: the file states {count}, at most {limit} are possible here")]
+    TooMany {
+        /// What is counted.
+        what: String,
+        /// The count in the file.
+        count: u64,
+        /// The largest possible count.
+        limit: u64,
+    },
+    /// A string is not UTF-8.
+    #[error("{what} at byte {at} is not valid UTF-8")]
+    NotUtf8 {
+        /// Which string.
+        what: String,
+        /// Where its first byte is, from the start of the file.
+        at: u64,
+    },
+    /// A metadata value has a type number outside the specification.
+    #[error("the metadata key `{key}` has the unknown value type {id} (0 to 12 exist)")]
+    UnknownValueType {
+        /// The key.
+        key: String,
+        /// The type number in the file.
+        id: u32,
+    },
+    /// An array of arrays, which no GGUF reader accepts.
+    #[error("the metadata key `{key}` is an array of arrays, which GGUF does not allow")]
+    NestedArray {
+        /// The key.
+        key: String,
+    },
+    /// A key or tensor name that is empty, too long or not allowed here.
+    #[error("{what} `{name}` is not a possible name: {reason}")]
+    BadName {
+        /// "metadata key" or "tensor name".
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The same metadata key or tensor name twice.
+    #[error("the {what} `{name}` appears twice")]
+    DuplicateName {
+        /// "metadata key" or "tensor name".
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// `general.alignment` is not a power of two.
+    #[error("general.alignment is {alignment}; it must be a power of two stored as u32")]
+    BadAlignment {
+        /// The value in the file.
+        alignment: u64,
+    },
+    /// A tensor's type number is unknown, or was withdrawn from ggml.
+    #[error(
+        "the tensor `{tensor}` has the type number {id}, which is unknown or was withdrawn from ggml; \
+         the file may come from a fork or a newer version"
+    )]
+    UnknownTensorType {
+        /// The tensor.
+        tensor: String,
+        /// The type number in the file.
+        id: u32,
+    },
+    /// A tensor's dimensions cannot be.
+    #[error("the tensor `{tensor}` has the impossible shape {dims:?}: {reason}")]
+    BadShape {
+        /// The tensor.
+        tensor: String,
+        /// Its dimensions, fastest-varying first, as the file states them.
+        dims: Vec<u64>,
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// A tensor's data does not start at a multiple of the alignment.
+    #[error(
+        "the data of tensor `{tensor}` starts at offset {offset}, which is not a multiple of the alignment {alignment}"
+    )]
+    BadOffset {
+        /// The tensor.
+        tensor: String,
+        /// Its offset in the data section.
+        offset: u64,
+        /// The file's alignment.
+        alignment: u64,
+    },
+    /// One part of a model that was split into several files.
+    #[error(
+        "this GGUF file is part {part} of {count} of a split model; join the parts first with \
+         llama-gguf-split --merge FIRST-PART OUTPUT"
+    )]
+    SplitFile {
+        /// The part's number, from 1.
+        part: u64,
+        /// How many parts there are.
+        count: u64,
+    },
+    /// A metadata key that is needed is absent.
+    #[error("the metadata key `{key}` is missing")]
+    MissingKey {
+        /// The key.
+        key: String,
+    },
+    /// A metadata value is of another type, or out of range.
+    #[error("the metadata key `{key}` should be {expected}, but is {found}")]
+    WrongType {
+        /// The key.
+        key: String,
+        /// What was asked for.
+        expected: &'static str,
+        /// What the file holds.
+        found: String,
+    },
+    /// A tensor was given more or fewer bytes than its type and shape need, while writing a file.
+    #[error("the tensor `{tensor}` needs {expected} bytes of data, but {got} were written")]
+    TensorSize {
+        /// The tensor.
+        tensor: String,
+        /// Bytes its type and shape need.
+        expected: u64,
+        /// Bytes given.
+        got: u64,
+    },
+
+    // ---- tokenizers ----
+    /// The file holds no tokenizer, or only half of one.
+    #[error(
+        "the model carries no usable tokenizer: {what} is missing; load it from a tokenizer.json, or pass token ids"
+    )]
+    MissingTokenizer {
+        /// The key or file that is absent.
+        what: String,
+    },
+    /// A tokenizer family this crate cannot rebuild.
+    #[error(
+        "the tokenizer model `{model}` is not supported; supported are gpt2 (byte-level BPE) and llama (SentencePiece)"
+    )]
+    UnsupportedTokenizer {
+        /// The value of `tokenizer.ggml.model`.
+        model: String,
+    },
+    /// A pre-tokenizer this crate does not know. Guessing one would give wrong ids silently.
+    #[error(
+        "the pre-tokenizer `{name}` is not known; known are {known}. A tokenizer.json beside the model would do instead"
+    )]
+    UnsupportedPreTokenizer {
+        /// The value of `tokenizer.ggml.pre`.
+        name: String,
+        /// The names in the table, comma-separated.
+        known: String,
+    },
+    /// The tokenizer's parts contradict each other.
+    #[error("the tokenizer is inconsistent: {reason}")]
+    BadTokenizer {
+        /// What is wrong, with the numbers.
+        reason: String,
+    },
+    /// A piece of text for which the vocabulary has no token at all.
+    #[error(
+        "the vocabulary has no token for {text:?}, and no byte or unknown token to fall back to"
+    )]
+    Unencodable {
+        /// The piece of text.
+        text: String,
+    },
+    /// A text too long to encode in one call.
+    #[error(
+        "the text has {bytes} bytes, more than the {limit} that can be encoded at once: encode it in parts"
+    )]
+    TextTooLong {
+        /// The text's length.
+        bytes: usize,
+        /// The greatest length.
+        limit: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token id {id} is outside the vocabulary of {vocab} tokens")]
+    UnknownToken {
+        /// The id.
+        id: u32,
+        /// The size of the vocabulary.
+        vocab: usize,
+    },
+
+    // ---- models and evaluation ----
+    /// A tensor that the architecture needs is absent.
+    #[error("the tensor `{name}` is missing")]
+    MissingTensor {
+        /// The tensor's name in the file.
+        name: String,
+    },
+    /// A tensor has another shape than the configuration implies.
+    #[error(
+        "the tensor `{tensor}` has the shape {found:?}, but the configuration implies {expected:?}"
+    )]
+    ShapeMismatch {
+        /// The tensor.
+        tensor: String,
+        /// The shape the configuration implies.
+        expected: Vec<u64>,
+        /// The shape in the file.
+        found: Vec<u64>,
+    },
+    /// A text is too short to evaluate.
+    #[error(
+        "the text has {tokens} tokens, but at least {needed} are needed: use a longer text or a shorter context"
+    )]
+    TextTooShort {
+        /// Tokens in the text.
+        tokens: usize,
+        /// Tokens needed.
+        needed: usize,
+    },
+}
+
+impl Error {
+    /// An I/O error with the path it happened at.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}

@@ -1,0 +1,44 @@
+//! Memory-mapped files: the only file of this crate with `unsafe`.
+//!
+//! A model file is mapped, not read, so that opening it costs nothing, its pages are shared between
+//! processes, and quantised weights are used where the page cache already holds them.
+
+#![allow(unsafe_code)]
+
+use crate::error::{Error, Result};
+use std::{fs::File, ops::Deref, path::Path};
+
+/// A whole file, mapped read-only.
+///
+/// While it is mapped, the file must not be changed: a writer that shortens it makes later reads
+/// fault (`SIGBUS` on Unix), one that edits it makes weights change under the model. Replacing a
+/// file by renaming another over it, as [`crate::gguf::Writer::write`] does, is safe: the old pages
+/// stay with the old file.
+#[derive(Debug)]
+pub struct Mmap(memmap2::Mmap);
+
+impl Mmap {
+    /// Maps the file at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be opened or mapped.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file = File::open(path).map_err(Error::io(path))?;
+        // SAFETY: the mapping is read-only and private to this value, which owns it and hands out
+        // only `&[u8]` that borrow it, so no reference outlives the mapping. That no other process
+        // writes to the file meanwhile cannot be checked here; it is the caller's duty, stated in
+        // the type's documentation. Nothing in this crate keeps an invariant that such a write
+        // could turn into memory unsafety: all parsing of these bytes is bounds-checked safe code,
+        // and strings are checked for UTF-8 on every access.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        Ok(Self(map))
+    }
+}
+
+impl Deref for Mmap {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
