@@ -5,5 +5,6 @@
 pub mod error;
 pub mod gguf;
 pub mod mmap;
+pub mod tokenizer;
 
 pub use error::{Error, Result};

@@ -1,0 +1,54 @@
+//! Ids with a role: where a text begins and ends.
+
+use super::vocabulary::{Kind, Vocabulary};
+use crate::error::{Error, Result};
+
+/// Spellings that end a turn or a text in some model. Files do not always say so by id.
+const END_OF_GENERATION: &[&str] = &[
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<EOT>",
+    "<eos>",
+    "</s>",
+];
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct SpecialIds {
+    pub(super) bos: Option<u32>,
+    pub(super) eos: Option<u32>,
+    /// End of generation: ascending.
+    pub(super) eog: Vec<u32>,
+}
+
+impl SpecialIds {
+    /// `others` end a generation too.
+    pub(super) fn new(
+        vocabulary: &Vocabulary,
+        bos: Option<u32>,
+        eos: Option<u32>,
+        others: impl IntoIterator<Item = u32>,
+    ) -> Result<Self> {
+        let mut eog: Vec<u32> = others.into_iter().chain(eos).collect();
+        for &id in eog.iter().chain(&bos) {
+            if id as usize >= vocabulary.len() {
+                let vocab = vocabulary.len();
+                return Err(Error::UnknownToken { id, vocab });
+            }
+        }
+        // Only added tokens: `</s>` can be ordinary text in a vocabulary that does not use it.
+        let added = vocabulary
+            .kinds()
+            .filter(|(_, kind)| matches!(kind, Kind::Control | Kind::UserDefined));
+        eog.extend(added.map(|(id, _)| id).filter(|&id| {
+            vocabulary.text(id).is_some_and(|text| END_OF_GENERATION.contains(&text))
+        }));
+        eog.sort_unstable();
+        eog.dedup();
+        Ok(Self { bos, eos, eog })
+    }
+}
