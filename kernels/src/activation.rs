@@ -5,7 +5,7 @@
 //! ```text
 //! a = max(a, 1e-5)                         token groups only (BitNet's clamp)
 //! q = clamp(round_half_even(x * (127 / a)), -127, 127)        scale = a / 127
-//! q = 0 and scale = 0                      where a = 0
+//! q = 0 and scale = 0                      where 127 / a is infinite: a = 0 or a < 3.8e-37
 //! ```
 //!
 //! The sums of q per group are exact i32. All divisions and products are single f32 operations.

@@ -111,7 +111,8 @@ impl Plain {
     pub fn weight(&self, i: usize) -> f32 {
         let s = i / self.sub_len;
         let w = (self.d * f32::from(self.sub[s])) * f32::from(self.q[i]);
-        if self.m == 0.0 { w } else { w - self.m * f32::from(self.sub_min[s]) }
+        // Formats without a minimum have m = +0, and subtracting +0 keeps even the sign of a zero.
+        w - self.m * f32::from(self.sub_min[s])
     }
 }
 

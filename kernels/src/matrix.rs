@@ -190,9 +190,9 @@ impl Matrix<'static> {
                 }
             }
             Kind::Coded(codes) => {
-                scales = outer_scales(codes, info.scales, cols, weights);
-                if cols > 0 {
-                    let row_bytes = total / rows;
+                scales = outer_scales(codes, info.scales, (rows, cols), weights);
+                let row_bytes = format.row_bytes(cols)?;
+                if row_bytes > 0 {
                     for (r, (row, out)) in weights
                         .chunks_exact(cols)
                         .zip(bytes.chunks_exact_mut(row_bytes))
@@ -240,11 +240,18 @@ fn encode_row(
     Ok(())
 }
 
-fn outer_scales(codes: &Codes, scales: Scales, cols: usize, weights: &[f32]) -> Vec<f32> {
+fn outer_scales(
+    codes: &Codes,
+    scales: Scales,
+    (rows, cols): (usize, usize),
+    weights: &[f32],
+) -> Vec<f32> {
     match scales {
         Scales::None | Scales::Block => Vec::new(),
         Scales::Tensor => vec![(codes.outer_scale)(weights)],
-        Scales::Row => weights.chunks_exact(cols.max(1)).map(codes.outer_scale).collect(),
+        Scales::Row => {
+            (0..rows).map(|r| (codes.outer_scale)(&weights[r * cols..(r + 1) * cols])).collect()
+        }
     }
 }
 

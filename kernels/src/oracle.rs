@@ -94,8 +94,11 @@ pub fn quantize_row(
                 a = v.abs();
             }
         }
-        let inverse = if a == 0.0 { 0.0 } else { 127.0 / a };
-        scale[g] = a / 127.0;
+        // Infinite where a is 0 or too small to divide by: such a group is all zeros.
+        let inverse = 127.0 / a;
+        let zero = inverse == f32::INFINITY;
+        let inverse = if zero { 0.0 } else { inverse };
+        scale[g] = if zero { 0.0 } else { a / 127.0 };
         sum[g] = 0;
         for (i, v) in x.iter().enumerate() {
             let code = (v * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;

@@ -83,7 +83,7 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn finish(self, acc: Self::Acc, sum: Self::I32) -> Self::I32 {
         both2(acc, sum, |acc, sum| {
-            proven!(self, { _mm256_add_epi32(sum, _mm256_madd_epi16(acc, _mm256_set1_epi16(1))) })
+            proven!(self, _mm256_add_epi32(sum, _mm256_madd_epi16(acc, _mm256_set1_epi16(1))))
         })
     }
     #[inline(always)]

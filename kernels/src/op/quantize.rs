@@ -37,7 +37,9 @@ impl Op for QuantizeRow<'_> {
             let mut each = [0.0; 16];
             isa.store(most, &mut each);
             let a = lanes::maximum(isa, &each);
-            let inverse = isa.splat(if a == 0.0 { 0.0 } else { 127.0 / a });
+            let inverse = 127.0 / a;
+            let zero = inverse == f32::INFINITY;
+            let inverse = isa.splat(if zero { 0.0 } else { inverse });
             let q = &mut q[..x.len()];
             let (whole_q, rest_q) = q.as_chunks_mut();
             for (v, q) in whole.iter().zip(whole_q) {
@@ -48,7 +50,7 @@ impl Op for QuantizeRow<'_> {
                 code(isa, &pad(rest, 0.0), inverse, &mut last);
                 rest_q.copy_from_slice(&last[..rest.len()]);
             }
-            *scale = a / 127.0;
+            *scale = if zero { 0.0 } else { a / 127.0 };
             *sum = q.iter().map(|&q| i32::from(q)).sum();
         }
     }
