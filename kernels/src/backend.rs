@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::activation::{Acts, QuantizeRow};
+use crate::activation::{self, Acts, QuantizeRow};
 use crate::error::{Error, Result};
 use crate::format::{CodedFormat, DenseFormat, Format, Grouping, Visit, for_each};
 use crate::isa::{Isa, portable::Portable};
@@ -108,11 +108,11 @@ pub struct Ops {
     backend: Backend,
     products: Vec<Product>,
     pub(crate) quantize_row: QuantizeRow,
-    pub(crate) rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
-    pub(crate) gated: fn(Activation, &mut [f32], &[f32]),
-    pub(crate) tanh_cap: fn(&mut [f32], f32),
-    pub(crate) softmax: fn(&mut [f32]),
-    pub(crate) rope: fn(&mut [f32], &[f32], &[f32]),
+    rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
+    gated: fn(Activation, &mut [f32], &[f32]),
+    tanh_cap: fn(&mut [f32], f32),
+    softmax: fn(&mut [f32]),
+    rope: fn(&mut [f32], &[f32], &[f32]),
     pub(crate) attention: Attention,
 }
 
@@ -165,6 +165,90 @@ impl Ops {
         cols: usize,
     ) -> Result<Acts> {
         Acts::quantize_with(grouping, x, n, cols, self.quantize_row)
+    }
+
+    /// int8 codes, scales and sums of one row; definition: [`oracle::quantize_row`]. `q` may be longer
+    /// than `x`: the rest stays as it is. `x` must be finite ([`Acts::quantize`] checks).
+    ///
+    /// # Panics
+    /// If the grouping is [`Grouping::Dense`] or a length does not fit.
+    pub fn quantize_row(
+        &self,
+        grouping: Grouping,
+        x: &[f32],
+        q: &mut [i8],
+        scale: &mut [f32],
+        sum: &mut [i32],
+    ) {
+        assert!(grouping != Grouping::Dense, "quantize_row: dense activations are not quantised");
+        let group = grouping.len().unwrap_or(x.len()).max(1);
+        let groups = x.len().div_ceil(group);
+        assert!(
+            q.len() >= x.len() && scale.len() == groups && sum.len() == groups,
+            "quantize_row: lengths differ"
+        );
+        (self.quantize_row)(x, group, activation::floor(grouping), q, scale, sum);
+    }
+
+    /// `out = x / sqrt(mean(x^2) + eps) * w` for one row; definition: [`oracle::rms_norm`].
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn rms_norm(&self, x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
+        assert!(x.len() == w.len() && x.len() == out.len(), "rms_norm: lengths differ");
+        (self.rms_norm)(x, w, eps, out);
+    }
+
+    /// `gate = act(gate) * up`, element by element; definition: [`oracle::gated`].
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn gated(&self, act: Activation, gate: &mut [f32], up: &[f32]) {
+        assert_eq!(gate.len(), up.len(), "gated: lengths differ");
+        (self.gated)(act, gate, up);
+    }
+
+    /// `x = cap * tanh(x / cap)`; definition: [`oracle::tanh_cap`].
+    pub fn tanh_cap(&self, x: &mut [f32], cap: f32) {
+        (self.tanh_cap)(x, cap);
+    }
+
+    /// Softmax of one row, in place; definition: [`oracle::softmax`].
+    pub fn softmax(&self, x: &mut [f32]) {
+        (self.softmax)(x);
+    }
+
+    /// Rotates element j with element j + d/2, `d = 2 * cos.len()`; definition: [`oracle::rope`].
+    ///
+    /// # Panics
+    /// If `x` is shorter than d, or the tables differ in length.
+    pub fn rope(&self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+        assert!(cos.len() == sin.len() && x.len() >= 2 * cos.len(), "rope: lengths differ");
+        (self.rope)(x, cos, sin);
+    }
+
+    /// One query head (`q`, [dim]) over positions `range` of one key-value head; definition:
+    /// [`oracle::attention`]. `scores` is scratch.
+    ///
+    /// # Panics
+    /// If the dimensions differ, the range is empty, or it is not inside what has been pushed.
+    #[allow(clippy::too_many_arguments, reason = "they are the operation's own operands")]
+    pub fn attention(
+        &self,
+        q: &[f32],
+        kv: &KeyValues,
+        range: Range<usize>,
+        scale: f32,
+        cap: Option<f32>,
+        scores: &mut Vec<f32>,
+        out: &mut [f32],
+    ) {
+        assert!(q.len() == kv.dim() && out.len() == q.len(), "attention: dimensions differ");
+        assert!(
+            range.start < range.end && range.end <= kv.len(),
+            "attention: positions not in the cache"
+        );
+        (self.attention)(q, kv, range, scale, cap, scores, out);
     }
 }
 

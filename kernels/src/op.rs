@@ -22,8 +22,7 @@ use crate::backend::active;
 /// # Panics
 /// If the lengths differ.
 pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
-    assert!(x.len() == w.len() && x.len() == out.len(), "rms_norm: lengths differ");
-    (active().rms_norm)(x, w, eps, out);
+    active().rms_norm(x, w, eps, out);
 }
 
 /// `gate = act(gate) * up`, element by element; definition: [`crate::oracle::gated`].
@@ -31,18 +30,17 @@ pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
 /// # Panics
 /// If the lengths differ.
 pub fn gated(act: Activation, gate: &mut [f32], up: &[f32]) {
-    assert_eq!(gate.len(), up.len(), "gated: lengths differ");
-    (active().gated)(act, gate, up);
+    active().gated(act, gate, up);
 }
 
 /// `x = cap * tanh(x / cap)`; definition: [`crate::oracle::tanh_cap`].
 pub fn tanh_cap(x: &mut [f32], cap: f32) {
-    (active().tanh_cap)(x, cap);
+    active().tanh_cap(x, cap);
 }
 
 /// Softmax of one row, in place; definition: [`crate::oracle::softmax`].
 pub fn softmax(x: &mut [f32]) {
-    (active().softmax)(x);
+    active().softmax(x);
 }
 
 /// Rotates element j with element j + d/2, `d = 2 * cos.len()`; definition: [`crate::oracle::rope`].
@@ -50,8 +48,7 @@ pub fn softmax(x: &mut [f32]) {
 /// # Panics
 /// If `x` is shorter than d, or the tables differ in length.
 pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
-    assert!(cos.len() == sin.len() && x.len() >= 2 * cos.len(), "rope: lengths differ");
-    (active().rope)(x, cos, sin);
+    active().rope(x, cos, sin);
 }
 
 /// One query head (`q`, [dim]) over positions `range` of one key-value head; definition:
