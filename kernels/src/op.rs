@@ -52,7 +52,7 @@ pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
 }
 
 /// One query head (`q`, [dim]) over positions `range` of one key-value head; definition:
-/// [`crate::oracle::attention`]. `scores` is scratch.
+/// [`crate::oracle::attention`].
 ///
 /// # Panics
 /// If the dimensions differ, the range is empty, or it is not inside what has been pushed.
@@ -62,15 +62,18 @@ pub fn attention(
     range: std::ops::Range<usize>,
     scale: f32,
     cap: Option<f32>,
-    scores: &mut Vec<f32>,
     out: &mut [f32],
 ) {
+    thread_local! {
+        /// The scores of one head: kept, so that a head costs no allocation.
+        static SCORES: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
     assert!(q.len() == kv.dim() && out.len() == q.len(), "attention: dimensions differ");
     assert!(
         range.start < range.end && range.end <= kv.len(),
         "attention: positions not in the cache"
     );
-    (active().attention)(q, kv, range, scale, cap, scores, out);
+    SCORES.with_borrow_mut(|scores| (active().attention)(q, kv, range, scale, cap, scores, out));
 }
 
 /// `acc += x`. One addition each: no backend can change it.

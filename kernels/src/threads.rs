@@ -103,6 +103,21 @@ pub fn for_each_chunk<T: Send>(data: &mut [T], chunk: usize, f: impl Fn(usize, &
     in_pool(count, |parts| split(data, chunk, 0, count, parts, &f));
 }
 
+/// As [`for_each_chunk`] for chunks that cost different amounts: pieces are small, and an idle thread
+/// takes the next one.
+pub fn for_each_chunk_uneven<T: Send>(
+    data: &mut [T],
+    chunk: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
+    assert!(chunk > 0, "a chunk has elements");
+    let count = data.len().div_ceil(chunk);
+    in_pool(count, |parts| {
+        let pieces = if parts > 1 { count.min(parts * 8) } else { 1 };
+        split(data, chunk, 0, count, pieces, &f);
+    });
+}
+
 fn split<T: Send>(
     data: &mut [T],
     chunk: usize,

@@ -268,6 +268,99 @@ pub enum Error {
         /// The shape in the file.
         found: Vec<u64>,
     },
+    /// An architecture that the decoder does not know.
+    #[error("the architecture `{name}` is not supported; supported are {known}")]
+    UnsupportedArchitecture {
+        /// The value of `general.architecture`.
+        name: String,
+        /// The supported ones, comma-separated.
+        known: String,
+    },
+    /// A tensor type that no kernel reads.
+    #[error(
+        "the tensor `{tensor}` has the type {found}, which no kernel reads yet; readable are {known}"
+    )]
+    UnsupportedTensorType {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: &'static str,
+        /// The readable types, comma-separated.
+        known: String,
+    },
+    /// A format that GGUF has no tensor type for.
+    #[error("GGUF has no tensor type for {format}; it can hold {known}")]
+    NotInGguf {
+        /// The format.
+        format: &'static str,
+        /// The formats it has types for, comma-separated.
+        known: String,
+    },
+    /// A configuration value that cannot be.
+    #[error("the model's configuration is impossible: {key}: {reason}")]
+    BadConfig {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor whose contents cannot be.
+    #[error("the tensor `{tensor}` is damaged: {reason}")]
+    BadTensor {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor that the kernels refuse.
+    #[error("the tensor `{tensor}`: {source}")]
+    Tensor {
+        /// The tensor.
+        tensor: String,
+        /// The kernels' reason.
+        source: tritlab_kernels::Error,
+    },
+    /// An operation that the kernels refuse.
+    #[error(transparent)]
+    Kernel(#[from] tritlab_kernels::Error),
+    /// The model's file has no tokenizer that can be used.
+    #[error("this model has no tokenizer: {reason}")]
+    NoTokenizer {
+        /// Why.
+        reason: String,
+    },
+    /// More positions than the cache has room for.
+    #[error(
+        "the sequence needs {needed} positions, but the context has room for {capacity}: load the model with a larger context"
+    )]
+    ContextOverflow {
+        /// Positions needed.
+        needed: usize,
+        /// Positions there are.
+        capacity: usize,
+    },
+    /// Nothing to continue from.
+    #[error("the prompt has no tokens: give at least one")]
+    EmptyPrompt,
+    /// A sampling parameter outside its range.
+    #[error("{name} is {value}, but must be {range}")]
+    BadSampling {
+        /// The parameter.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it may be.
+        range: &'static str,
+    },
+    /// An evaluation that cannot be done.
+    #[error("{reason}")]
+    Evaluation {
+        /// Why.
+        reason: String,
+    },
+    /// A callback asked to stop.
+    #[error("cancelled")]
+    Cancelled,
     /// A text is too short to evaluate.
     #[error(
         "the text has {tokens} tokens, but at least {needed} are needed: use a longer text or a shorter context"

@@ -1,10 +1,30 @@
 //! Models for `tritlab-kernels`: GGUF files, tokenizers, one generic transformer and its evaluation.
+//!
+//! A file becomes a [`config::Config`] (what the architecture is, as data) and a [`decoder::Decoder`] (its
+//! weights, each matrix in its own format); [`model::Model`] is both with a tokenizer. Everything else asks
+//! the decoder for hidden states and logits: [`generate`], [`eval`], [`speed`], [`fingerprint`].
 
 #![deny(unsafe_code)]
 
+pub mod cache;
+pub mod config;
+pub mod decoder;
 pub mod error;
+pub mod eval;
+pub mod fingerprint;
+pub mod generate;
 pub mod gguf;
+pub mod linear;
 pub mod mmap;
+pub mod model;
+pub mod quantize;
+pub mod rope;
+pub mod sample;
+pub mod source;
+pub mod speed;
 pub mod tokenizer;
 
+pub use cache::Cache;
+pub use config::Config;
 pub use error::{Error, Result};
+pub use model::{Model, Options};

@@ -159,6 +159,12 @@ impl Tokenizer {
         self.vocabulary.len()
     }
 
+    /// Whether a text begins with BOS when special tokens are added.
+    pub fn adds_bos(&self) -> bool {
+        let empty = self.encode("", true, false).unwrap_or_default();
+        self.bos().is_some() && empty.first().copied() == self.bos()
+    }
+
     /// The id that begins a text, if the model has one. It may have one and not use it.
     pub fn bos(&self) -> Option<u32> {
         self.ids.bos

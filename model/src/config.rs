@@ -1,0 +1,295 @@
+//! What differs between the supported models, as data.
+//!
+//! One decoder runs all of them ([`crate::decoder`]); an architecture is a [`Config`] and the set of
+//! optional tensors that its file carries. Facts about the families: the model cards and the
+//! `transformers` sources; the keys of GGUF: llama.cpp `llama-arch.cpp`.
+
+use tritlab_kernels::op::Activation;
+
+use crate::error::{Error, Result};
+use crate::gguf::{Gguf, Value};
+use crate::rope::{Rope, Scaling};
+
+/// Everything a decoder needs to know besides its weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The architecture, as the file names it: `llama`, `qwen3`, `phi3`, `gemma3`, `bitnet`, ...
+    pub architecture: String,
+    /// The model's own name, if the file has one.
+    pub name: Option<String>,
+    /// Rows of the embedding matrix.
+    pub vocab: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width of the feed-forward layer.
+    pub ffn: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key-value heads; each serves `heads / kv_heads` query heads.
+    pub kv_heads: usize,
+    /// Width of a head; not always `hidden / heads`.
+    pub head_dim: usize,
+    /// The eps of every RMSNorm.
+    pub norm_eps: f32,
+    /// The gate of the feed-forward layer.
+    pub activation: Activation,
+    /// Factor on the embeddings (Gemma: the root of `hidden`).
+    pub embedding_scale: Option<f32>,
+    /// Factor on the attention scores.
+    pub score_scale: f32,
+    /// Soft cap of the attention scores.
+    pub score_cap: Option<f32>,
+    /// Soft cap of the logits.
+    pub logit_cap: Option<f32>,
+    /// RoPE of the global layers (all layers, where there is no window).
+    pub rope: Rope,
+    /// Sliding window and RoPE of the local layers.
+    pub local: Option<Local>,
+    /// Positions the model was made for.
+    pub context: usize,
+    /// Whether linear layers are BitLinear: ternary weights with int8 activations per token.
+    pub bitlinear: bool,
+    /// Whether query and key rows are stored for interleaved RoPE (GGUF `llama`).
+    pub interleaved: bool,
+}
+
+/// Sliding-window layers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Local {
+    /// A query sees itself and `window - 1` earlier positions.
+    pub window: usize,
+    /// Which layers are local.
+    pub layers: Vec<bool>,
+    /// Their RoPE.
+    pub rope: Rope,
+}
+
+/// The architectures that [`Config::from_gguf`] knows.
+pub const ARCHITECTURES: [&str; 7] =
+    ["llama", "qwen3", "phi3", "gemma3", "bitnet", "bitnet-25", "bitnet-b1.58"];
+
+impl Config {
+    /// Reads a configuration from the metadata of a GGUF file.
+    ///
+    /// # Errors
+    /// An architecture that is not in [`ARCHITECTURES`], keys that are missing or of another type,
+    /// numbers that contradict each other.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        let meta = gguf.metadata();
+        let arch: String = meta.require("general.architecture")?;
+        if !ARCHITECTURES.contains(&arch.as_str()) {
+            return Err(Error::UnsupportedArchitecture {
+                name: arch,
+                known: ARCHITECTURES.join(", "),
+            });
+        }
+        let key = |name: &str| format!("{arch}.{name}");
+        let need = |name: &str| {
+            count(gguf, &key(name))?.ok_or_else(|| Error::MissingKey { key: key(name) })
+        };
+        let float = |name: &str| meta.optional::<f32>(&key(name));
+
+        let (hidden, layers, heads) =
+            (need("embedding_length")?, need("block_count")?, need("attention.head_count")?);
+        let ffn = need("feed_forward_length")?;
+        let kv_heads = count(gguf, &key("attention.head_count_kv"))?.unwrap_or(heads);
+        let head_dim = match count(gguf, &key("attention.key_length"))? {
+            Some(dim) => dim,
+            None => hidden / heads.max(1),
+        };
+        let values = count(gguf, &key("attention.value_length"))?.unwrap_or(head_dim);
+        let vocab = match gguf.tensor("token_embd.weight") {
+            Some(t) => t.rows() as usize,
+            None => return Err(Error::MissingTensor { name: "token_embd.weight".to_owned() }),
+        };
+        let bitnet = arch.starts_with("bitnet");
+        let gemma = arch == "gemma3";
+        let activation = match meta.optional::<String>(&key("hidden_activation"))?.as_deref() {
+            Some("relu2" | "relu_sqr") => Activation::Relu2,
+            Some("silu") => Activation::Silu,
+            Some(name) if name.starts_with("gelu") => Activation::GeluTanh,
+            Some(other) => {
+                return Err(bad(&key("hidden_activation"), format!("{other:?} is not known")));
+            }
+            None if gemma => Activation::GeluTanh,
+            // Mainline's `bitnet` is the older SiLU flavour, except for the 2B-4T geometry; the two other
+            // names always mean the squared ReLU.
+            None if bitnet && (arch != "bitnet" || (layers == 30 && hidden == 2560)) => {
+                Activation::Relu2
+            }
+            None => Activation::Silu,
+        };
+        let rope = gguf_rope(gguf, &arch, head_dim)?;
+        let local = if gemma { Some(gemma_local(gguf, &key, layers, &rope)?) } else { None };
+        let config = Config {
+            name: meta.optional("general.name")?,
+            vocab,
+            hidden,
+            ffn,
+            layers,
+            heads,
+            kv_heads,
+            head_dim,
+            norm_eps: float("attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
+                Error::MissingKey { key: key("attention.layer_norm_rms_epsilon") }
+            })?,
+            activation,
+            embedding_scale: gemma.then(|| (hidden as f32).sqrt()),
+            score_scale: (1.0 / (head_dim.max(1) as f64).sqrt()) as f32,
+            score_cap: float("attn_logit_softcapping")?,
+            logit_cap: float("final_logit_softcapping")?,
+            rope,
+            local,
+            context: count(gguf, &key("context_length"))?.unwrap_or(2048),
+            bitlinear: bitnet,
+            interleaved: arch == "llama",
+            architecture: arch,
+        };
+        if values != head_dim {
+            let reason = format!("value heads of {values} beside key heads of {head_dim}");
+            return Err(bad("attention.value_length", reason));
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Sizes that everything later relies on.
+    pub(crate) fn check(&self) -> Result<()> {
+        let limit = |what: &str, n: usize, max: usize| match n {
+            0 => Err(bad(what, "it is 0".to_owned())),
+            n if n > max => {
+                Err(bad(what, format!("{n} is more than {max}, larger than any model")))
+            }
+            _ => Ok(()),
+        };
+        limit("embedding_length", self.hidden, 1 << 20)?;
+        limit("feed_forward_length", self.ffn, 1 << 22)?;
+        limit("block_count", self.layers, 4096)?;
+        limit("attention.head_count", self.heads, 4096)?;
+        limit("attention.head_count_kv", self.kv_heads, 4096)?;
+        limit("attention.key_length", self.head_dim, 1 << 16)?;
+        limit("vocab_size", self.vocab, 1 << 24)?;
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let reason = format!("{} heads are not a multiple of {}", self.heads, self.kv_heads);
+            return Err(bad("attention.head_count_kv", reason));
+        }
+        if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
+            return Err(bad(
+                "attention.layer_norm_rms_epsilon",
+                format!("{} is no eps", self.norm_eps),
+            ));
+        }
+        self.rope.check(self.head_dim)?;
+        if let Some(local) = &self.local {
+            limit("attention.sliding_window", local.window, 1 << 30)?;
+            local.rope.check(self.head_dim)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of a key-value cache of `capacity` positions.
+    pub fn cache_bytes(&self, capacity: usize) -> usize {
+        let head = tritlab_kernels::op::KeyValues::bytes(self.head_dim, capacity);
+        head.saturating_mul(self.layers * self.kv_heads)
+    }
+}
+
+/// A configuration value that cannot be.
+pub(crate) fn bad(key: &str, reason: String) -> Error {
+    Error::BadConfig { key: key.to_owned(), reason }
+}
+
+/// An integer, or an array of equal integers (per-layer keys of uniform models).
+fn count(gguf: &Gguf, key: &str) -> Result<Option<usize>> {
+    let Some(all) = gguf.metadata().optional::<Vec<usize>>(key)? else { return Ok(None) };
+    match all.split_first() {
+        None => Err(bad(key, "the array is empty".to_owned())),
+        Some((first, rest)) if rest.iter().all(|n| n == first) => Ok(Some(*first)),
+        Some(_) => Err(bad(key, format!("layers differ ({all:?}), which is not supported"))),
+    }
+}
+
+/// RoPE of the global layers.
+fn gguf_rope(gguf: &Gguf, arch: &str, head_dim: usize) -> Result<Rope> {
+    let meta = gguf.metadata();
+    let key = |name: &str| format!("{arch}.{name}");
+    let factors = |name: &str| -> Result<Option<Vec<f32>>> {
+        gguf.tensor(name).map(|t| crate::source::vector(gguf, t)).transpose()
+    };
+    let mut scaling = Scaling::None;
+    if let Some(divisors) = factors("rope_freqs.weight")? {
+        scaling = Scaling::Divisors(divisors);
+    }
+    if let (Some(short), Some(long)) =
+        (factors("rope_factors_short.weight")?, factors("rope_factors_long.weight")?)
+    {
+        let original = count(gguf, &key("rope.scaling.original_context_length"))?
+            .or(count(gguf, &key("context_length"))?)
+            .unwrap_or(4096);
+        scaling = Scaling::Long { short, long, original };
+    }
+    match meta.optional::<String>(&key("rope.scaling.type"))?.as_deref() {
+        None | Some("none" | "longrope") => {}
+        Some("linear") => {
+            scaling = Scaling::Linear(meta.require(&key("rope.scaling.factor"))?);
+        }
+        Some(other) => {
+            return Err(bad(&key("rope.scaling.type"), format!("{other:?} is not supported")));
+        }
+    }
+    Ok(Rope {
+        dims: count(gguf, &key("rope.dimension_count"))?.unwrap_or(head_dim),
+        base: meta.optional(&key("rope.freq_base"))?.unwrap_or(10_000.0),
+        attention_factor: meta.optional(&key("rope.scaling.attn_factor"))?.unwrap_or(1.0),
+        scaling,
+    })
+}
+
+/// Gemma 3: five local layers, then a global one, unless the file says otherwise.
+fn gemma_local(
+    gguf: &Gguf,
+    key: &impl Fn(&str) -> String,
+    layers: usize,
+    global: &Rope,
+) -> Result<Local> {
+    let meta = gguf.metadata();
+    let every = |pattern: usize| (0..layers).map(|i| (i + 1) % pattern.max(1) != 0).collect();
+    let pattern_key = key("attention.sliding_window_pattern");
+    let local: Vec<bool> = match meta.get(&pattern_key) {
+        None => every(6),
+        Some(Value::Array(array)) => {
+            let flags: Vec<bool> = match array.integers::<i64>() {
+                Some(n) => n.into_iter().map(|n| n != 0).collect(),
+                None => array
+                    .scalars()
+                    .into_iter()
+                    .flatten()
+                    .map(|v| matches!(v, Value::Bool(true)))
+                    .collect(),
+            };
+            if flags.len() != layers {
+                return Err(bad(
+                    &pattern_key,
+                    format!("{} entries for {layers} layers", flags.len()),
+                ));
+            }
+            flags
+        }
+        Some(_) => every(meta.require(&pattern_key)?),
+    };
+    Ok(Local {
+        window: count(gguf, &key("attention.sliding_window"))?.unwrap_or(4096),
+        layers: local,
+        rope: Rope {
+            dims: global.dims,
+            base: match meta.optional(&key("rope.freq_base_swa"))? {
+                Some(base) => base,
+                None => meta.optional(&key("rope.local_freq_base"))?.unwrap_or(10_000.0),
+            },
+            attention_factor: 1.0,
+            scaling: Scaling::None,
+        },
+    })
+}

@@ -1,0 +1,251 @@
+//! The transformer: one forward pass for every supported model.
+//!
+//! ```text
+//! x = embedding[ids] * embedding_scale
+//! for each layer:
+//!     h = attn_norm(x)
+//!     q, k, v = Wq h, Wk h, Wv h            (+ biases; q_norm, k_norm per head; RoPE on q, k)
+//!     x += post_attn_norm(Wo attn_sub_norm(attention(q, k, v)))
+//!     h = ffn_norm(x)
+//!     x += post_ffn_norm(Wdown ffn_sub_norm(act(Wgate h) * (Wup h)))
+//! logits = cap(Whead final_norm(x))
+//! ```
+//!
+//! A norm that a model does not have is `None`. Shapes: n tokens, E hidden, F feed-forward, H query heads,
+//! K key-value heads, D head. Each token's row is computed by itself in the contract's fixed order
+//! ([`tritlab_kernels::oracle`]), so the split of a prompt into batches never changes a logit.
+
+use tritlab_kernels::{Weights, op, threads};
+
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::linear::{Linear, project};
+use crate::rope::Table;
+
+/// Tokens that are run through the layers together.
+pub const BATCH: usize = 512;
+
+/// One layer's weights.
+#[derive(Debug)]
+pub struct Layer {
+    /// [E]
+    pub attn_norm: Vec<f32>,
+    /// [H*D][E]
+    pub q: Linear,
+    /// [K*D][E]
+    pub k: Linear,
+    /// [K*D][E]
+    pub v: Linear,
+    /// [D], over each query head
+    pub q_norm: Option<Vec<f32>>,
+    /// [D], over each key head
+    pub k_norm: Option<Vec<f32>>,
+    /// [H*D], over all heads together (BitNet)
+    pub attn_sub_norm: Option<Vec<f32>>,
+    /// [E][H*D]
+    pub o: Linear,
+    /// [E] (Gemma)
+    pub post_attn_norm: Option<Vec<f32>>,
+    /// [E]
+    pub ffn_norm: Vec<f32>,
+    /// [F][E]
+    pub gate: Linear,
+    /// [F][E]
+    pub up: Linear,
+    /// [F] (BitNet)
+    pub ffn_sub_norm: Option<Vec<f32>>,
+    /// [E][F]
+    pub down: Linear,
+    /// [E] (Gemma)
+    pub post_ffn_norm: Option<Vec<f32>>,
+}
+
+/// The weights of a model.
+#[derive(Debug)]
+pub struct Decoder {
+    /// Sizes and constants.
+    pub config: Config,
+    /// [V][E]
+    pub embedding: Linear,
+    /// The layers.
+    pub layers: Vec<Layer>,
+    /// [E]
+    pub final_norm: Vec<f32>,
+    /// [V][E]; `None` where the embedding serves.
+    pub head: Option<Linear>,
+}
+
+impl Decoder {
+    /// Runs `ids` after what `cache` holds; returns the final hidden states, [ids][E], normed.
+    ///
+    /// # Errors
+    /// Ids outside the vocabulary, no room in the cache, numbers that overflow on the way. After an error
+    /// the cache is as it was.
+    pub fn hidden(&self, cache: &mut Cache, ids: &[u32]) -> Result<Vec<f32>> {
+        cache.check_room(ids.len())?;
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.config.vocab) {
+            return Err(Error::UnknownToken { id, vocab: self.config.vocab });
+        }
+        let start = cache.len;
+        let mut out = Vec::with_capacity(ids.len() * self.config.hidden);
+        let run = threads::run_hot(|| {
+            for ids in ids.chunks(BATCH) {
+                out.extend(self.batch(cache, ids)?);
+            }
+            Ok(())
+        });
+        if run.is_err() {
+            cache.truncate(start);
+        }
+        run.map(|()| out)
+    }
+
+    /// Logits of normed hidden states: [n][E] to [n][V].
+    ///
+    /// # Errors
+    /// Numbers that overflowed on the way.
+    pub fn logits(&self, hidden: &[f32]) -> Result<Vec<f32>> {
+        let n = hidden.len() / self.config.hidden;
+        let head = self.head.as_ref().unwrap_or(&self.embedding);
+        let [mut logits] = threads::run_hot(|| project([head], hidden, n))?;
+        if let Some(cap) = self.config.logit_cap {
+            threads::for_each_chunk(&mut logits, self.config.vocab, |_, row| {
+                op::tanh_cap(row, cap)
+            });
+        }
+        Ok(logits)
+    }
+
+    /// Runs `ids`; returns the logits of the last one, [V].
+    ///
+    /// # Errors
+    /// As [`Self::hidden`]; no ids at all.
+    pub fn last_logits(&self, cache: &mut Cache, ids: &[u32]) -> Result<Vec<f32>> {
+        if ids.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        threads::run_hot(|| {
+            let hidden = self.hidden(cache, ids)?;
+            self.logits(&hidden[hidden.len() - self.config.hidden..])
+        })
+    }
+
+    fn batch(&self, cache: &mut Cache, ids: &[u32]) -> Result<Vec<f32>> {
+        let (c, n, first) = (&self.config, ids.len(), cache.len);
+        let mut x = self.embed(ids);
+        let global = c.rope.table(first, n);
+        let local = c.local.as_ref().map(|l| l.rope.table(first, n));
+        for (i, layer) in self.layers.iter().enumerate() {
+            let (table, window) = match (&c.local, &local) {
+                (Some(l), Some(table)) if l.layers[i] => (table, Some(l.window)),
+                _ => (&global, None),
+            };
+            let kv = &mut cache.layers[i];
+            self.attend(layer, &mut x, n, kv, first, table, window)?;
+            self.feed_forward(layer, &mut x, n)?;
+        }
+        cache.len += n;
+        self.norm(&x, &self.final_norm)
+    }
+
+    /// [n] to [n][E].
+    fn embed(&self, ids: &[u32]) -> Vec<f32> {
+        let e = self.config.hidden;
+        let mut x = vec![0.0; ids.len() * e];
+        for (row, &id) in x.chunks_exact_mut(e).zip(ids) {
+            self.embedding.weight.dequantize_row(id as usize, row);
+        }
+        if let Some(s) = self.config.embedding_scale {
+            op::scale(&mut x, s);
+        }
+        x
+    }
+
+    /// RMSNorm of every row of `x`, [n][w.len()].
+    fn norm(&self, x: &[f32], w: &[f32]) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; x.len()];
+        threads::for_each_chunk(&mut out, w.len(), |t, row| {
+            op::rms_norm(&x[t * w.len()..(t + 1) * w.len()], w, self.config.norm_eps, row);
+        });
+        Ok(out)
+    }
+
+    fn norm_if(&self, x: Vec<f32>, w: Option<&Vec<f32>>) -> Result<Vec<f32>> {
+        match w {
+            Some(w) => self.norm(&x, w),
+            None => Ok(x),
+        }
+    }
+
+    /// The attention half of a layer: `x` is [n][E], `kv` one cache per key-value head.
+    #[allow(clippy::too_many_arguments, reason = "one call, and a struct would only rename them")]
+    fn attend(
+        &self,
+        layer: &Layer,
+        x: &mut [f32],
+        n: usize,
+        kv: &mut [op::KeyValues],
+        first: usize,
+        table: &Table,
+        window: Option<usize>,
+    ) -> Result<()> {
+        let c = &self.config;
+        let d = c.head_dim;
+        let h = self.norm(x, &layer.attn_norm)?;
+        let [mut q, mut k, v] = project([&layer.q, &layer.k, &layer.v], &h, n)?;
+        self.rotate(&mut q, c.heads, layer.q_norm.as_deref(), table);
+        self.rotate(&mut k, c.kv_heads, layer.k_norm.as_deref(), table);
+        for (k, v) in k.chunks_exact(c.kv_heads * d).zip(v.chunks_exact(c.kv_heads * d)) {
+            for (kv, (k, v)) in kv.iter_mut().zip(k.chunks_exact(d).zip(v.chunks_exact(d))) {
+                kv.push(k, v);
+            }
+        }
+        // [n][H*D]
+        let mut mixed = vec![0.0; n * c.heads * d];
+        let (kv, group) = (&*kv, c.heads / c.kv_heads);
+        threads::for_each_chunk_uneven(&mut mixed, d, |i, out| {
+            let (t, head) = (i / c.heads, i % c.heads);
+            let end = first + t + 1;
+            let range = window.map_or(0, |w| end.saturating_sub(w))..end;
+            let q = &q[i * d..(i + 1) * d];
+            op::attention(q, &kv[head / group], range, c.score_scale, c.score_cap, out);
+        });
+        let mixed = self.norm_if(mixed, layer.attn_sub_norm.as_ref())?;
+        let [y] = project([&layer.o], &mixed, n)?;
+        let y = self.norm_if(y, layer.post_attn_norm.as_ref())?;
+        op::add(x, &y);
+        Ok(())
+    }
+
+    /// Norm per head, then RoPE: `x` is [n][heads][D].
+    fn rotate(&self, x: &mut [f32], heads: usize, norm: Option<&[f32]>, table: &Table) {
+        let (d, eps) = (self.config.head_dim, self.config.norm_eps);
+        threads::for_each_chunk(x, heads * d, |t, row| {
+            let (cos, sin) = table.row(t);
+            let mut plain = vec![0.0; if norm.is_some() { d } else { 0 }];
+            for head in row.chunks_exact_mut(d) {
+                if let Some(w) = norm {
+                    plain.copy_from_slice(head);
+                    op::rms_norm(&plain, w, eps, head);
+                }
+                op::rope(head, cos, sin);
+            }
+        });
+    }
+
+    /// The feed-forward half of a layer.
+    fn feed_forward(&self, layer: &Layer, x: &mut [f32], n: usize) -> Result<()> {
+        let h = self.norm(x, &layer.ffn_norm)?;
+        let [mut gate, up] = project([&layer.gate, &layer.up], &h, n)?;
+        let f = self.config.ffn;
+        threads::for_each_chunk(&mut gate, f, |t, row| {
+            op::gated(self.config.activation, row, &up[t * f..(t + 1) * f]);
+        });
+        let gate = self.norm_if(gate, layer.ffn_sub_norm.as_ref())?;
+        let [y] = project([&layer.down], &gate, n)?;
+        let y = self.norm_if(y, layer.post_ffn_norm.as_ref())?;
+        op::add(x, &y);
+        Ok(())
+    }
+}

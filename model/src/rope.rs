@@ -1,0 +1,156 @@
+//! Rotary position embedding: frequencies, scalings, and the tables of cosines and sines.
+//!
+//! `inv_j = base^(-2j/dims)`, then the scaling; the angle at position p is `p * inv_j`. All of it in f64
+//! through `libm`, so that a table has the same bits on every platform, and rounded to f32 once.
+
+use crate::config::bad;
+use crate::error::Result;
+
+/// How frequencies are changed for longer contexts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scaling {
+    /// Not at all.
+    None,
+    /// Divided by one factor (Gemma 3, global layers).
+    Linear(f32),
+    /// Each divided by its own factor: what GGUF stores for Llama 3.
+    Divisors(Vec<f32>),
+    /// Llama 3's rule by wavelength; [`Scaling::Divisors`] in another form.
+    Llama3 {
+        /// Divisor of long wavelengths.
+        factor: f32,
+        /// Wavelengths above `original / low` are divided.
+        low: f32,
+        /// Wavelengths below `original / high` are kept.
+        high: f32,
+        /// The context of pre-training.
+        original: usize,
+    },
+    /// Phi-3's longrope: one set of divisors up to `original` positions, another beyond. As in
+    /// `transformers`, the longest position of a forward pass chooses for all of its positions.
+    Long {
+        /// Divisors up to `original`.
+        short: Vec<f32>,
+        /// Divisors beyond.
+        long: Vec<f32>,
+        /// Where they change.
+        original: usize,
+    },
+}
+
+/// The rotation of one kind of layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Elements of a head that are rotated: the first `dims`.
+    pub dims: usize,
+    /// The base of the frequencies.
+    pub base: f32,
+    /// Factor on cosines and sines (longrope).
+    pub attention_factor: f32,
+    /// Scaling of the frequencies.
+    pub scaling: Scaling,
+}
+
+/// Cosines and sines of some positions.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    half: usize,
+    /// [positions][half]
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl Table {
+    /// The row of the `i`-th position: cosines and sines.
+    pub fn row(&self, i: usize) -> (&[f32], &[f32]) {
+        let at = i * self.half..(i + 1) * self.half;
+        (&self.cos[at.clone()], &self.sin[at])
+    }
+}
+
+impl Rope {
+    pub(crate) fn check(&self, head_dim: usize) -> Result<()> {
+        if self.dims == 0 || self.dims > head_dim || !self.dims.is_multiple_of(2) {
+            let reason =
+                format!("{} is not an even number of elements of a head of {head_dim}", self.dims);
+            return Err(bad("rope.dimension_count", reason));
+        }
+        if !(self.base.is_finite() && self.base > 0.0 && self.attention_factor.is_finite()) {
+            return Err(bad("rope.freq_base", format!("{} is no base", self.base)));
+        }
+        let factors: &[&[f32]] = match &self.scaling {
+            Scaling::Divisors(d) => &[d],
+            Scaling::Long { short, long, .. } => &[short, long],
+            _ => &[],
+        };
+        for f in factors {
+            if f.len() != self.dims / 2 || f.iter().any(|f| !(f.is_finite() && *f > 0.0)) {
+                let reason =
+                    format!("{} factors for {} frequencies, all positive", f.len(), self.dims / 2);
+                return Err(bad("rope factors", reason));
+            }
+        }
+        match self.scaling {
+            Scaling::Linear(f) if !(f.is_finite() && f > 0.0) => {
+                Err(bad("rope.scaling.factor", format!("{f} is not positive")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The frequencies in force when the longest position of a forward pass is `last`.
+    fn frequencies(&self, last: usize) -> Vec<f64> {
+        let plain = |j: usize| libm::pow(f64::from(self.base), -2.0 * j as f64 / self.dims as f64);
+        (0..self.dims / 2)
+            .map(|j| {
+                let inv = plain(j);
+                match &self.scaling {
+                    Scaling::None => inv,
+                    Scaling::Linear(f) => inv / f64::from(*f),
+                    Scaling::Divisors(d) => inv / f64::from(d[j]),
+                    Scaling::Llama3 { factor, low, high, original } => llama3(
+                        inv,
+                        f64::from(*factor),
+                        f64::from(*low),
+                        f64::from(*high),
+                        *original as f64,
+                    ),
+                    Scaling::Long { short, long, original } => {
+                        let d = if last < *original { short } else { long };
+                        inv / f64::from(d[j])
+                    }
+                }
+            })
+            .collect()
+    }
+
+    /// The table of positions `first..first + n`.
+    pub fn table(&self, first: usize, n: usize) -> Table {
+        let half = self.dims / 2;
+        let inv = self.frequencies((first + n).saturating_sub(1));
+        let factor = f64::from(self.attention_factor);
+        let mut table =
+            Table { half, cos: Vec::with_capacity(n * half), sin: Vec::with_capacity(n * half) };
+        for p in first..first + n {
+            for inv in &inv {
+                let angle = p as f64 * inv;
+                table.cos.push((libm::cos(angle) * factor) as f32);
+                table.sin.push((libm::sin(angle) * factor) as f32);
+            }
+        }
+        table
+    }
+}
+
+/// `transformers` `_compute_llama3_parameters`.
+fn llama3(inv: f64, factor: f64, low: f64, high: f64, original: f64) -> f64 {
+    let wavelength = 2.0 * std::f64::consts::PI / inv;
+    if wavelength < original / high {
+        inv
+    } else if wavelength > original / low {
+        inv / factor
+    } else {
+        let smooth = (original / wavelength - low) / (high - low);
+        inv * ((1.0 - smooth) / factor + smooth)
+    }
+}
