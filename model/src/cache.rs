@@ -2,6 +2,7 @@
 
 use tritlab_kernels::op::KeyValues;
 
+use crate::buffers::Buffers;
 use crate::config::Config;
 use crate::error::{Error, Result};
 
@@ -12,6 +13,7 @@ pub struct Cache {
     pub(crate) layers: Vec<Vec<KeyValues>>,
     pub(crate) len: usize,
     capacity: usize,
+    pub(crate) buffers: Buffers,
 }
 
 impl Cache {
@@ -19,7 +21,12 @@ impl Cache {
     pub fn new(config: &Config, capacity: usize) -> Self {
         let head = || KeyValues::new(config.head_dim, capacity);
         let layer = || (0..config.kv_heads).map(|_| head()).collect();
-        Cache { layers: (0..config.layers).map(|_| layer()).collect(), len: 0, capacity }
+        Cache {
+            layers: (0..config.layers).map(|_| layer()).collect(),
+            len: 0,
+            capacity,
+            buffers: Buffers::default(),
+        }
     }
 
     /// Positions held.

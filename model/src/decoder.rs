@@ -17,6 +17,7 @@
 
 use tritlab_kernels::{Weights, op, threads};
 
+use crate::buffers::Buffers;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -108,7 +109,8 @@ impl Decoder {
     pub fn logits(&self, hidden: &[f32]) -> Result<Vec<f32>> {
         let n = hidden.len() / self.config.hidden;
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        let [mut logits] = threads::run_hot(|| project([head], hidden, n))?;
+        let mut buffers = Buffers::default();
+        let [mut logits] = threads::run_hot(|| project([head], hidden, n, &mut buffers))?;
         if let Some(cap) = self.config.logit_cap {
             threads::for_each_chunk(&mut logits, self.config.vocab, |_, row| {
                 op::tanh_cap(row, cap)
@@ -134,6 +136,7 @@ impl Decoder {
     fn batch(&self, cache: &mut Cache, ids: &[u32]) -> Result<Vec<f32>> {
         let (c, n, first) = (&self.config, ids.len(), cache.len);
         let mut x = self.embed(ids);
+        let mut buffers = std::mem::take(&mut cache.buffers);
         let global = c.rope.table(first, n);
         let local = c.local.as_ref().map(|l| l.rope.table(first, n));
         for (i, layer) in self.layers.iter().enumerate() {
@@ -142,11 +145,15 @@ impl Decoder {
                 _ => (&global, None),
             };
             let kv = &mut cache.layers[i];
-            self.attend(layer, &mut x, n, kv, first, table, window)?;
-            self.feed_forward(layer, &mut x, n)?;
+            let step = Step { n, first, table, window };
+            self.attend(layer, &mut x, kv, &step, &mut buffers)?;
+            self.feed_forward(layer, &mut x, n, &mut buffers)?;
         }
         cache.len += n;
-        self.norm(&x, &self.final_norm)
+        cache.buffers = buffers;
+        let mut out = vec![0.0; x.len()];
+        self.norm(&x, &self.final_norm, &mut out);
+        Ok(out)
     }
 
     /// [n] to [n][E].
@@ -163,58 +170,59 @@ impl Decoder {
     }
 
     /// RMSNorm of every row of `x`, [n][w.len()].
-    fn norm(&self, x: &[f32], w: &[f32]) -> Result<Vec<f32>> {
-        let mut out = vec![0.0; x.len()];
-        threads::for_each_chunk(&mut out, w.len(), |t, row| {
+    fn norm(&self, x: &[f32], w: &[f32], out: &mut [f32]) {
+        threads::for_each_chunk(out, w.len(), |t, row| {
             op::rms_norm(&x[t * w.len()..(t + 1) * w.len()], w, self.config.norm_eps, row);
         });
-        Ok(out)
     }
 
-    fn norm_if(&self, x: Vec<f32>, w: Option<&Vec<f32>>) -> Result<Vec<f32>> {
-        match w {
-            Some(w) => self.norm(&x, w),
-            None => Ok(x),
-        }
+    /// The norm, where a model has one.
+    fn norm_if(&self, x: Vec<f32>, w: Option<&Vec<f32>>, buffers: &mut Buffers) -> Vec<f32> {
+        let Some(w) = w else { return x };
+        let mut out = buffers.take(x.len());
+        self.norm(&x, w, &mut out);
+        buffers.give(x);
+        out
     }
 
     /// The attention half of a layer: `x` is [n][E], `kv` one cache per key-value head.
-    #[allow(clippy::too_many_arguments, reason = "one call, and a struct would only rename them")]
     fn attend(
         &self,
         layer: &Layer,
         x: &mut [f32],
-        n: usize,
         kv: &mut [op::KeyValues],
-        first: usize,
-        table: &Table,
-        window: Option<usize>,
+        step: &Step<'_>,
+        buffers: &mut Buffers,
     ) -> Result<()> {
-        let c = &self.config;
+        let (c, n) = (&self.config, step.n);
         let d = c.head_dim;
-        let h = self.norm(x, &layer.attn_norm)?;
-        let [mut q, mut k, v] = project([&layer.q, &layer.k, &layer.v], &h, n)?;
-        self.rotate(&mut q, c.heads, layer.q_norm.as_deref(), table);
-        self.rotate(&mut k, c.kv_heads, layer.k_norm.as_deref(), table);
+        let mut h = buffers.take(n * c.hidden);
+        self.norm(x, &layer.attn_norm, &mut h);
+        let [mut q, mut k, v] = project([&layer.q, &layer.k, &layer.v], &h, n, buffers)?;
+        buffers.give(h);
+        self.rotate(&mut q, c.heads, layer.q_norm.as_deref(), step.table);
+        self.rotate(&mut k, c.kv_heads, layer.k_norm.as_deref(), step.table);
         for (k, v) in k.chunks_exact(c.kv_heads * d).zip(v.chunks_exact(c.kv_heads * d)) {
             for (kv, (k, v)) in kv.iter_mut().zip(k.chunks_exact(d).zip(v.chunks_exact(d))) {
                 kv.push(k, v);
             }
         }
-        // [n][H*D]
-        let mut mixed = vec![0.0; n * c.heads * d];
+        let mut mixed = buffers.take(n * c.heads * d); // [n][H*D]
         let (kv, group) = (&*kv, c.heads / c.kv_heads);
         threads::for_each_chunk_uneven(&mut mixed, d, |i, out| {
             let (t, head) = (i / c.heads, i % c.heads);
-            let end = first + t + 1;
-            let range = window.map_or(0, |w| end.saturating_sub(w))..end;
+            let end = step.first + t + 1;
+            let range = step.window.map_or(0, |w| end.saturating_sub(w))..end;
             let q = &q[i * d..(i + 1) * d];
             op::attention(q, &kv[head / group], range, c.score_scale, c.score_cap, out);
         });
-        let mixed = self.norm_if(mixed, layer.attn_sub_norm.as_ref())?;
-        let [y] = project([&layer.o], &mixed, n)?;
-        let y = self.norm_if(y, layer.post_attn_norm.as_ref())?;
+        [q, k, v].into_iter().for_each(|b| buffers.give(b));
+        let mixed = self.norm_if(mixed, layer.attn_sub_norm.as_ref(), buffers);
+        let [y] = project([&layer.o], &mixed, n, buffers)?;
+        buffers.give(mixed);
+        let y = self.norm_if(y, layer.post_attn_norm.as_ref(), buffers);
         op::add(x, &y);
+        buffers.give(y);
         Ok(())
     }
 
@@ -235,17 +243,40 @@ impl Decoder {
     }
 
     /// The feed-forward half of a layer.
-    fn feed_forward(&self, layer: &Layer, x: &mut [f32], n: usize) -> Result<()> {
-        let h = self.norm(x, &layer.ffn_norm)?;
-        let [mut gate, up] = project([&layer.gate, &layer.up], &h, n)?;
+    fn feed_forward(
+        &self,
+        layer: &Layer,
+        x: &mut [f32],
+        n: usize,
+        buffers: &mut Buffers,
+    ) -> Result<()> {
+        let mut h = buffers.take(n * self.config.hidden);
+        self.norm(x, &layer.ffn_norm, &mut h);
+        let [mut gate, up] = project([&layer.gate, &layer.up], &h, n, buffers)?;
+        buffers.give(h);
         let f = self.config.ffn;
         threads::for_each_chunk(&mut gate, f, |t, row| {
             op::gated(self.config.activation, row, &up[t * f..(t + 1) * f]);
         });
-        let gate = self.norm_if(gate, layer.ffn_sub_norm.as_ref())?;
-        let [y] = project([&layer.down], &gate, n)?;
-        let y = self.norm_if(y, layer.post_ffn_norm.as_ref())?;
+        buffers.give(up);
+        let gate = self.norm_if(gate, layer.ffn_sub_norm.as_ref(), buffers);
+        let [y] = project([&layer.down], &gate, n, buffers)?;
+        buffers.give(gate);
+        let y = self.norm_if(y, layer.post_ffn_norm.as_ref(), buffers);
         op::add(x, &y);
+        buffers.give(y);
         Ok(())
     }
+}
+
+/// What a layer needs to know of the batch it is in.
+struct Step<'a> {
+    /// Tokens.
+    n: usize,
+    /// Position of the first.
+    first: usize,
+    /// Rotations, a row per token.
+    table: &'a Table,
+    /// Positions that a query sees, itself included.
+    window: Option<usize>,
 }

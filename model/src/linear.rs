@@ -2,6 +2,7 @@
 
 use tritlab_kernels::{Acts, Format, Panels, Weights, op};
 
+use crate::buffers::Buffers;
 use crate::error::Result;
 
 /// `y = W x + b`
@@ -39,8 +40,13 @@ impl Linear {
 ///
 /// # Errors
 /// As [`tritlab_kernels::matmul_many`].
-pub fn project<const M: usize>(w: [&Linear; M], x: &[f32], n: usize) -> Result<[Vec<f32>; M]> {
-    let mut y = w.map(|w| vec![0.0; n * w.rows()]);
+pub fn project<const M: usize>(
+    w: [&Linear; M],
+    x: &[f32],
+    n: usize,
+    buffers: &mut Buffers,
+) -> Result<[Vec<f32>; M]> {
+    let mut y = w.map(|w| buffers.take(n * w.rows()));
     let grouping = w.map(|w| w.format().info().activation);
     for g in 0..M {
         if grouping[..g].contains(&grouping[g]) {

@@ -4,6 +4,7 @@
 //! and put into row-major order at the end. The number of threads, the split and the batch never change
 //! an output: each is one row's own sum.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 
 use super::{dense::Dense, integer::Integer};
@@ -115,26 +116,59 @@ pub fn matmul_many(jobs: &mut [(&Panels, &mut [f32])], acts: &Acts) -> Result<()
     }
     let kernel = |format: Format| if n == 1 { ops.gemv(format) } else { ops.gemm(format) };
     // One list of panels over all matrices; a panel's outputs are contiguous.
-    let places: Vec<(usize, usize)> = jobs
-        .iter()
-        .enumerate()
-        .flat_map(|(m, (w, _))| (0..w.panels()).map(move |p| (m, p)))
-        .collect();
+    let total: usize = jobs.iter().map(|(w, _)| w.panels()).sum();
+    let mut scratch = Scratch::take(total * n * ROWS);
+    let scratch = &mut scratch.0[..total * n * ROWS];
     let matrices: Vec<&Panels> = jobs.iter().map(|(w, _)| *w).collect();
-    let mut scratch = vec![0.0; places.len() * n * ROWS];
-    threads::for_each_chunk(&mut scratch, n * ROWS, |i, block| {
-        let (m, p) = places[i];
-        kernel(matrices[m].format())(matrices[m], p, acts, 0, block);
+    threads::for_each_chunk(scratch, n * ROWS, |mut p, block| {
+        for w in &matrices {
+            if p < w.panels() {
+                return kernel(w.format())(w, p, acts, 0, block);
+            }
+            p -= w.panels();
+        }
     });
-    let mut first = 0;
+    let mut blocks = &*scratch;
     for (w, out) in jobs.iter_mut() {
-        let blocks = &scratch[first * n * ROWS..(first + w.panels()) * n * ROWS];
-        first += w.panels();
+        let (mine, rest) = blocks.split_at(w.panels() * n * ROWS);
+        blocks = rest;
         if w.rows() > 0 {
-            scatter(blocks, n, w.rows(), out);
+            scatter(mine, n, w.rows(), out);
         }
     }
     Ok(())
+}
+
+/// Outputs by panel, kept by their thread from product to product: a fresh buffer each time would cost
+/// its zeroing, and for long prompts its page faults. Kernels write all of it, so old contents do not matter.
+struct Scratch(Vec<f32>);
+
+thread_local! {
+    static KEPT: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Scratch above this is given back to the system: 64 MiB.
+const KEEP: usize = 1 << 24;
+
+impl Scratch {
+    /// The thread's buffer, or a new one where it is in use already or too short.
+    fn take(len: usize) -> Self {
+        let mut buffer = KEPT.take();
+        if buffer.len() < len {
+            // Not `resize`: the old contents need not be copied.
+            buffer = vec![0.0; len];
+        }
+        Scratch(buffer)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.0);
+        if buffer.len() <= KEEP {
+            KEPT.set(buffer);
+        }
+    }
 }
 
 /// [panels][n][64] to [n][rows].
