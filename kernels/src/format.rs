@@ -133,6 +133,19 @@ pub enum Element {
     BF16,
 }
 
+/// What an encoder may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// The block's weights.
+    pub x: &'a [f32],
+    /// How much each weight's column matters (mean squared activation); `None`: all the same.
+    pub importance: Option<&'a [f32]>,
+    /// Mean square of the whole row's weights; used beside `importance`.
+    pub row_mean_square: f32,
+    /// The row or tensor scale; 1 where scales are in the block.
+    pub scale: f32,
+}
+
 /// How a coded format is read and written.
 #[derive(Clone, Copy, Debug)]
 pub struct Codes {
@@ -146,8 +159,8 @@ pub struct Codes {
     pub min: bool,
     /// Meaning of one block's bytes.
     pub decode: fn(&[u8], &mut Plain),
-    /// Quantises `block` weights; the f32 is the row or tensor scale (1 where scales are in the block).
-    pub encode: fn(&[f32], f32, &mut [u8]),
+    /// Quantises one block.
+    pub encode: fn(&Input<'_>, &mut [u8]),
     /// Row or tensor scale of these weights; used where `Scales` is `Row` or `Tensor`.
     pub outer_scale: fn(&[f32]) -> f32,
 }

@@ -1,9 +1,11 @@
 //! A matrix in the form it has on disk: row-major blocks, identical on every machine.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result, check_finite, check_len};
-use crate::format::{Codes, Format, Kind, Plain, Scales};
+use crate::format::{Codes, Format, Info, Input, Kind, MAX_BLOCK, Plain, Scales};
+use crate::threads;
 
 /// Weights that can be read in their format's normal form, wherever they are kept: what the oracle,
 /// dequantisation and embedding look-ups are written over.
@@ -177,61 +179,103 @@ impl Matrix<'static> {
     /// NaN or infinite weights, a wrong length, a shape the format cannot hold, a block whose scale
     /// f16 cannot hold.
     pub fn quantize(format: Format, rows: usize, cols: usize, weights: &[f32]) -> Result<Self> {
+        Self::quantize_weighted(format, rows, cols, weights, None)
+    }
+
+    /// As [`Self::quantize`], with the importance of each column (mean squared activation, at least 0):
+    /// formats that search for their scales weigh the error with it, the others ignore it.
+    ///
+    /// # Errors
+    /// As [`Self::quantize`]; an importance of another length, negative or not finite.
+    pub fn quantize_weighted(
+        format: Format,
+        rows: usize,
+        cols: usize,
+        weights: &[f32],
+        importance: Option<&[f32]>,
+    ) -> Result<Self> {
         let total = matrix_bytes(format, rows, cols)?;
         check_len("weights", rows * cols, weights.len())?;
         check_finite("weights", weights)?;
+        if let Some(w) = importance {
+            check_len("importance", cols, w.len())?;
+            check_finite("importance", w)?;
+            if let Some(index) = w.iter().position(|w| *w < 0.0) {
+                let value = w[index].to_string();
+                return Err(Error::NotFinite { what: "importance (0 or more)", index, value });
+            }
+        }
         let info = format.info();
         let mut bytes = vec![0; total];
         let mut scales = Vec::new();
-        match &info.kind {
-            Kind::Dense { write, .. } => {
-                for (b, &w) in bytes.chunks_exact_mut(info.bytes).zip(weights) {
-                    write(w, b);
+        if let Some(codes) = format.codes() {
+            scales = outer_scales(codes, info.scales, (rows, cols), weights);
+        }
+        let row_bytes = format.row_bytes(cols)?;
+        if row_bytes == 0 {
+            return Matrix::new(format, rows, cols, bytes, scales);
+        }
+        // The first block that overflowed, whichever thread meets it first.
+        let overflow = AtomicUsize::new(usize::MAX);
+        threads::for_each_chunk(&mut bytes, row_bytes, |r, out| {
+            let row = &weights[r * cols..(r + 1) * cols];
+            match &info.kind {
+                Kind::Dense { write, .. } => {
+                    for (b, &w) in out.chunks_exact_mut(info.bytes).zip(row) {
+                        write(w, b);
+                    }
                 }
-            }
-            Kind::Coded(codes) => {
-                scales = outer_scales(codes, info.scales, (rows, cols), weights);
-                let row_bytes = format.row_bytes(cols)?;
-                if row_bytes > 0 {
-                    for (r, (row, out)) in weights
-                        .chunks_exact(cols)
-                        .zip(bytes.chunks_exact_mut(row_bytes))
-                        .enumerate()
-                    {
-                        let scale = match info.scales {
-                            Scales::Row => scales[r],
-                            Scales::Tensor => scales[0],
-                            Scales::None | Scales::Block => 1.0,
-                        };
-                        encode_row(format, codes, row, scale, out).map_err(|block| {
-                            Error::ScaleOverflow {
-                                format: info.name,
-                                block: r * (row_bytes / info.bytes) + block,
-                            }
-                        })?;
+                Kind::Coded(codes) => {
+                    let scale = match info.scales {
+                        Scales::Row => scales[r],
+                        Scales::Tensor => scales[0],
+                        Scales::None | Scales::Block => 1.0,
+                    };
+                    if let Err(block) = encode_row(info, codes, row, importance, scale, out) {
+                        let blocks = row_bytes / info.bytes;
+                        overflow.fetch_min(r * blocks + block, Ordering::Relaxed);
                     }
                 }
             }
+        });
+        match overflow.into_inner() {
+            usize::MAX => Matrix::new(format, rows, cols, bytes, scales),
+            block => Err(Error::ScaleOverflow { format: info.name, block }),
         }
-        Matrix::new(format, rows, cols, bytes, scales)
     }
 }
 
 /// Encodes one row; the error is the index of a block whose scale overflowed.
 fn encode_row(
-    format: Format,
+    info: &Info,
     codes: &Codes,
     row: &[f32],
+    importance: Option<&[f32]>,
     scale: f32,
     out: &mut [u8],
 ) -> std::result::Result<(), usize> {
-    let info = format.info();
-    let mut padded = vec![0.0; info.block];
+    let row_mean_square = match importance {
+        Some(_) => row.iter().map(|x| x * x).sum::<f32>() / row.len() as f32,
+        None => 0.0,
+    };
+    let mut padded = [[0.0; MAX_BLOCK]; 2];
     let mut plain = Plain::new();
-    for (i, (x, b)) in row.chunks(info.block).zip(out.chunks_exact_mut(info.bytes)).enumerate() {
-        padded[..x.len()].copy_from_slice(x);
-        padded[x.len()..].fill(0.0);
-        (codes.encode)(&padded, scale, b);
+    for (i, b) in out.chunks_exact_mut(info.bytes).enumerate() {
+        let at = i * info.block..row.len().min((i + 1) * info.block);
+        let [x, w] = &mut padded;
+        for (to, from) in [(x, Some(row)), (w, importance)] {
+            if let Some(from) = from {
+                to[..at.len()].copy_from_slice(&from[at.clone()]);
+                to[at.len()..info.block].fill(0.0);
+            }
+        }
+        let input = Input {
+            x: &padded[0][..info.block],
+            importance: importance.map(|_| &padded[1][..info.block]),
+            row_mean_square,
+            scale,
+        };
+        (codes.encode)(&input, b);
         (codes.decode)(b, &mut plain);
         if !(plain.d.is_finite() && plain.m.is_finite()) {
             return Err(i);

@@ -11,7 +11,7 @@
 //! ties), so M itself is exact and the other side clips at +7. Codes use the f32 inverse of the
 //! unrounded d. Source: ggml `quantize_row_q4_0_ref` (ggml-quants.c).
 
-use super::{Codes, Grouping, Info, Kind, Plain, Scales};
+use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, inverse, no_outer_scale, put_f16};
 
 /// The codec.
@@ -43,7 +43,8 @@ fn decode(bytes: &[u8], out: &mut Plain) {
     nibbles(&bytes[2..18], 8, out);
 }
 
-fn encode(x: &[f32], _: f32, out: &mut [u8]) {
+fn encode(input: &Input<'_>, out: &mut [u8]) {
+    let x = input.x;
     let mut largest = 0.0f32;
     for &v in x {
         if v.abs() > largest.abs() {

@@ -11,7 +11,7 @@
 //! `d = (max - min) / 15`, `q = trunc((w - min) / d + 0.5)`. Source: ggml `quantize_row_q4_1_ref`.
 
 use super::q4_0::{nibbles, put_nibbles};
-use super::{Codes, Grouping, Info, Kind, Plain, Scales};
+use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, inverse, no_outer_scale, put_f16};
 
 /// The codec.
@@ -44,7 +44,8 @@ fn decode(bytes: &[u8], out: &mut Plain) {
     nibbles(&bytes[4..20], 0, out);
 }
 
-fn encode(x: &[f32], _: f32, out: &mut [u8]) {
+fn encode(input: &Input<'_>, out: &mut [u8]) {
+    let x = input.x;
     let min = x.iter().copied().fold(f32::INFINITY, f32::min);
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let d = (max - min) / 15.0;

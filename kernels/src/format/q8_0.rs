@@ -10,7 +10,7 @@
 //! Encoding: `d = max|w| / 127`, `q = round(w / d)`, half away from zero.
 //! Source: ggml `quantize_row_q8_0_ref`.
 
-use super::{Codes, Grouping, Info, Kind, Plain, Scales};
+use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, inverse, no_outer_scale, put_f16, round_half_away};
 
 /// The codec.
@@ -44,7 +44,8 @@ fn decode(bytes: &[u8], out: &mut Plain) {
     }
 }
 
-fn encode(x: &[f32], _: f32, out: &mut [u8]) {
+fn encode(input: &Input<'_>, out: &mut [u8]) {
+    let x = input.x;
     let d = x.iter().fold(0.0f32, |a, v| a.max(v.abs())) / 127.0;
     let id = inverse(d);
     put_f16(out, 0, d);

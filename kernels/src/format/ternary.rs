@@ -15,7 +15,7 @@
 //! where `w / alpha` is `w * (1 / alpha)` in f32 as in the published training code. The mean is summed
 //! in f64, in order, so it has one value everywhere. Activations are quantised per token, as trained.
 
-use super::{Codes, Grouping, Info, Kind, Plain, Scales};
+use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
 use bitvec::{field::BitField, order::Lsb0, view::BitView};
 
 /// One scale per matrix.
@@ -58,10 +58,10 @@ fn decode(bytes: &[u8], out: &mut Plain) {
     }
 }
 
-fn encode(x: &[f32], alpha: f32, out: &mut [u8]) {
-    let inverse = 1.0 / alpha;
+fn encode(input: &Input<'_>, out: &mut [u8]) {
+    let inverse = 1.0 / input.scale;
     let bits = out[0].view_bits_mut::<Lsb0>();
-    for (v, code) in x.iter().zip(bits.chunks_mut(2)) {
+    for (v, code) in input.x.iter().zip(bits.chunks_mut(2)) {
         code.store_le(((v * inverse).round_ties_even().clamp(-1.0, 1.0) as i8 + 1) as u8);
     }
 }

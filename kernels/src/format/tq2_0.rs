@@ -12,7 +12,7 @@
 //! ternary already, times a constant per block; applied to others it rounds everything below half
 //! the block's maximum to zero. Source: ggml `quantize_row_tq2_0_ref`.
 
-use super::{Codes, Grouping, Info, Kind, Plain, Scales};
+use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, inverse, no_outer_scale, put_f16, round_half_away};
 use bitvec::{field::BitField, order::Lsb0, view::BitView};
 
@@ -53,7 +53,8 @@ fn decode(bytes: &[u8], out: &mut Plain) {
     }
 }
 
-fn encode(x: &[f32], _: f32, out: &mut [u8]) {
+fn encode(input: &Input<'_>, out: &mut [u8]) {
+    let x = input.x;
     let d = x.iter().fold(0.0f32, |a, v| a.max(v.abs()));
     let id = inverse(d);
     out[..64].fill(0);
