@@ -30,6 +30,8 @@ pub struct Acts {
     pub(crate) scale: Vec<f32>,
     /// [n][groups] sums of q.
     pub(crate) sum: Vec<i32>,
+    /// [n][padded / 16] sums of 16 codes, for k-quants; empty unless groups are of 256.
+    pub(crate) sub_sum: Vec<i16>,
     /// [n][cols] f32; empty unless dense.
     pub(crate) x: Vec<f32>,
 }
@@ -72,6 +74,7 @@ impl Acts {
             q: Vec::new(),
             scale: Vec::new(),
             sum: Vec::new(),
+            sub_sum: Vec::new(),
             x: Vec::new(),
         };
         if grouping == Grouping::Dense {
@@ -96,6 +99,10 @@ impl Acts {
             (sum, groups),
             |x, q, scale, sum| row_kernel(x, group, floor, q, scale, sum),
         );
+        if grouping == Grouping::Group256 {
+            let sixteen = |q: &[i8; 16]| q.iter().map(|&q| i16::from(q)).sum();
+            acts.sub_sum = acts.q.as_chunks().0.iter().map(sixteen).collect();
+        }
         Ok(acts)
     }
 
@@ -137,6 +144,12 @@ impl Acts {
     /// Sums of the codes of vector `t`, one per group.
     pub fn sums(&self, t: usize) -> &[i32] {
         &self.sum[t * self.groups..(t + 1) * self.groups]
+    }
+
+    /// Sums of 16 codes each of vector `t`; groups of 256 only.
+    pub fn sub_sums(&self, t: usize) -> &[i16] {
+        let n = self.padded / 16;
+        self.sub_sum.get(t * n..(t + 1) * n).unwrap_or_default()
     }
 
     /// The f32 values of vector `t`, for dense weights.

@@ -35,14 +35,24 @@ pub enum Grouping {
     Token,
     /// int8, one scale per 256 elements.
     Group256,
+    /// int8, one scale per 128 elements.
+    Group128,
+    /// int8, one scale per 64 elements.
+    Group64,
     /// int8, one scale per 32 elements.
     Group32,
 }
 
 impl Grouping {
     /// All groupings.
-    pub const ALL: [Grouping; 4] =
-        [Grouping::Dense, Grouping::Token, Grouping::Group256, Grouping::Group32];
+    pub const ALL: [Grouping; 6] = [
+        Grouping::Dense,
+        Grouping::Token,
+        Grouping::Group256,
+        Grouping::Group128,
+        Grouping::Group64,
+        Grouping::Group32,
+    ];
 
     /// Name used in messages and tables.
     pub const fn name(self) -> &'static str {
@@ -50,6 +60,8 @@ impl Grouping {
             Grouping::Dense => "f32",
             Grouping::Token => "token",
             Grouping::Group256 => "256",
+            Grouping::Group128 => "128",
+            Grouping::Group64 => "64",
             Grouping::Group32 => "32",
         }
     }
@@ -59,6 +71,8 @@ impl Grouping {
         match self {
             Grouping::Dense | Grouping::Token => None,
             Grouping::Group256 => Some(256),
+            Grouping::Group128 => Some(128),
+            Grouping::Group64 => Some(64),
             Grouping::Group32 => Some(32),
         }
     }
@@ -146,10 +160,24 @@ pub struct Input<'a> {
     pub scale: f32,
 }
 
+impl Codes {
+    /// Codes with one scale per block, for `..Codes::simple(..)`.
+    pub(crate) const fn simple(
+        bits: u32,
+        zero: i32,
+        max: i32,
+        decode: fn(&[u8], &mut Plain),
+        encode: fn(&Input<'_>, &mut [u8]),
+    ) -> Self {
+        let outer_scale = no_outer_scale;
+        Codes { bits, zero, max, min: false, sub_len: None, table: None, decode, encode, outer_scale }
+    }
+}
+
 /// How a coded format is read and written.
 #[derive(Clone, Copy, Debug)]
 pub struct Codes {
-    /// Bits per code in a panel: 1, 2, 4 or 8.
+    /// Bits per code in a panel: 1 to 6 or 8.
     pub bits: u32,
     /// Unsigned code = signed code + `zero`.
     pub zero: i32,
@@ -157,6 +185,10 @@ pub struct Codes {
     pub max: i32,
     /// Whether blocks have a minimum.
     pub min: bool,
+    /// Weights per sub-block, 16 or 32, where blocks of 256 have integer scales of their own in them.
+    pub sub_len: Option<usize>,
+    /// Where codes are indices: the signed code of each index.
+    pub table: Option<[i8; 16]>,
     /// Meaning of one block's bytes.
     pub decode: fn(&[u8], &mut Plain),
     /// Quantises one block.

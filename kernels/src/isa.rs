@@ -78,6 +78,8 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     const VECTORS: usize;
     /// See [`Isa::VECTORS`].
     const TOKENS: usize;
+    /// Whether [`Isa::dot`] sums pairs in i16, so that runs must be short.
+    const WORDS: bool;
     /// [`Isa::dot_wide`] multiplies with `u - WIDE_BIAS`.
     const WIDE_BIAS: i32;
 
@@ -97,20 +99,33 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
 
     /// Loads 64 bytes.
     fn bytes(self, x: &[u8; 64]) -> Self::Bytes;
-    /// `(byte >> shift) & mask` in every byte; the mask has no bits above `8 - shift`.
-    fn field(self, x: Self::Bytes, shift: u32, mask: u8) -> Self::Bytes;
+    /// `(byte >> shift) & mask` in every byte, to the left where `shift` is negative. The mask has only bits
+    /// that the shift fills from the byte itself.
+    fn field(self, x: Self::Bytes, shift: i32, mask: u8) -> Self::Bytes;
+    /// `a | b`
+    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `table[byte]` in every byte; bytes are below 16.
+    fn lookup(self, x: Self::Bytes, table: &[u8; 16]) -> Self::Bytes;
 
-    /// Begins a run of at most eight [`Isa::dot`]s that adds to `sum`.
+    /// Begins a run of [`Isa::dot`]s that adds to `sum`: at most [`run_length`] of them.
     fn begin(self, sum: Self::I32) -> Self::Acc;
-    /// Lane l: adds the sum over j of `u[4l+j] * a[j]`, exact for u in 0..=15.
+    /// Lane l: adds the sum over j of `u[4l+j] * a[j]`, exact for u in 0..=127 and a in -127..=127.
     fn dot(self, acc: Self::Acc, u: Self::Bytes, a: [i8; 4]) -> Self::Acc;
     /// Ends the run: the new value of the `sum` given to [`Isa::begin`].
     fn finish(self, acc: Self::Acc, sum: Self::I32) -> Self::I32;
     /// Lane l: adds the sum over j of `(u[4l+j] - WIDE_BIAS) * a[j]`, exact for every u and a in -127..=127.
     fn dot_wide(self, acc: Self::I32, u: Self::Bytes, a: [i8; 4]) -> Self::I32;
 
+    /// Lane l: adds the sum over j of `x[4l+j] * a[j]`, `x` signed, exact for |a| up to 4,064 (the sum of 32
+    /// activations).
+    fn dot_sub(self, acc: Self::I32, x: Self::Bytes, a: [i16; 4]) -> Self::I32;
+    /// Lane l: byte `4l + j`, signed.
+    fn byte(self, x: Self::Bytes, j: usize) -> Self::I32;
+
     /// `x` in every lane.
     fn splat_i32(self, x: i32) -> Self::I32;
+    /// Wrapping product.
+    fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// Wrapping sum.
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// Nearest f32, ties to even.
@@ -148,4 +163,22 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn pow2(self, n: Self::F32) -> Self::F32;
     /// Integral values in -127..=127 to bytes.
     fn store_i8(self, x: Self::F32, to: &mut [i8; 16]);
+}
+
+/// How many [`Isa::dot`]s with codes up to `max` a run may have: eight, or as many as fit i16, where each
+/// adds a pair of at most 2 * max * 127.
+pub(crate) const fn run_length<I: Isa>(max: i32) -> usize {
+    if !I::WORDS {
+        return 8;
+    }
+    let fit = 32_767 / (2 * max * 127);
+    if fit >= 8 {
+        8
+    } else if fit >= 4 {
+        4
+    } else if fit >= 2 {
+        2
+    } else {
+        1
+    }
 }

@@ -8,11 +8,16 @@
 //! 8 bits   4 lines per 4 k      rows 0-15 | 16-31 | 32-47 | 48-63
 //! 4 bits   2 lines per 4 k      rows 0-15 & 16-31 | 32-47 & 48-63
 //! 2 bits   1 line  per 4 k      rows 0-15 & 16-31 & 32-47 & 48-63
+//! 1 bit    1 line  per 8 k      the same, the second 4 k in the upper half of the byte
 //! dense    64 elements per k    rows 0-63
 //! ```
 //!
-//! A panel is its groups in ascending k; a group is its scales (64 f16: two lines), its minima (two
-//! lines, if the format has them) and its codes, so a product reads one ascending stream. Rows are in
+//! Codes of 3, 5 and 6 bits are two such planes: 2+1, 4+1 and 4+2 bits, each plane contiguous for a chunk
+//! of 32 k. One-bit weights of -1 and +1 are the codes 0 and 2 around a zero of 1.
+//!
+//! A panel is its groups in ascending k; a group is its scales (64 f16: two lines), its minima (two lines,
+//! if the format has them), the integer scales and minima of its sub-blocks (for k-quants; 16 rows x 4
+//! sub-blocks to a line, like codes) and its codes, so a product reads one ascending stream. Rows are in
 //! lanes: there are no horizontal sums, and a group's scales are one vector. Formats with row or tensor
 //! scales have no scale lines; their f32 scales are kept beside. Missing rows and columns are zeros.
 
@@ -35,9 +40,12 @@ pub struct Line(pub [u8; 64]);
 /// Where things are in a panel of a format with given columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
-    /// Lines of scales and of minima in a group.
+    /// Lines of scales, of minima, and of sub-block scales (as many again of sub-block minima, if there are
+    /// minima) in a group.
     pub scale_lines: usize,
     pub min_lines: usize,
+    pub sub_lines: usize,
+    pub sub_min_lines: usize,
     /// Lines of codes in a group.
     pub code_lines: usize,
     /// Groups in a row.
@@ -48,25 +56,38 @@ impl Geometry {
     pub fn of(format: Format, cols: usize) -> Self {
         let info = format.info();
         match &info.kind {
-            Kind::Dense { .. } => {
-                Geometry { scale_lines: 0, min_lines: 0, code_lines: info.bytes, groups: cols }
-            }
+            Kind::Dense { .. } => Geometry {
+                scale_lines: 0,
+                min_lines: 0,
+                sub_lines: 0,
+                sub_min_lines: 0,
+                code_lines: info.bytes,
+                groups: cols,
+            },
             Kind::Coded(codes) => {
                 let in_block = info.scales == Scales::Block;
                 let len = info.activation.len().unwrap_or_else(|| cols.next_multiple_of(CHUNK));
+                let sub_lines = codes.sub_len.map_or(0, |sub| len / sub);
                 Geometry {
                     scale_lines: if in_block { 2 } else { 0 },
                     min_lines: if codes.min { 2 } else { 0 },
-                    code_lines: len / 4 * lines_per_step(codes),
+                    sub_lines,
+                    sub_min_lines: if codes.min { sub_lines } else { 0 },
+                    code_lines: len / CHUNK * chunk_lines(codes),
                     groups: if len == 0 { 0 } else { cols.div_ceil(len) },
                 }
             }
         }
     }
 
+    /// Lines before the codes in a group.
+    pub fn header_lines(&self) -> usize {
+        self.scale_lines + self.min_lines + self.sub_lines + self.sub_min_lines
+    }
+
     /// Lines in a group.
     pub fn group_lines(&self) -> usize {
-        self.scale_lines + self.min_lines + self.code_lines
+        self.header_lines() + self.code_lines
     }
 
     /// Lines in a panel.
@@ -75,9 +96,48 @@ impl Geometry {
     }
 }
 
-/// Lines per four columns.
-pub(crate) const fn lines_per_step(codes: &Codes) -> usize {
-    codes.bits as usize / 2
+/// Bits of a code that are stored together: `bits` of them, from bit `at` of the code on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plane {
+    pub bits: u32,
+    pub at: u32,
+}
+
+/// The planes of a format's codes, lowest bits first; the second is empty for most.
+pub(crate) const fn planes(codes: &Codes) -> [Plane; 2] {
+    const fn pair(low: u32, high: u32) -> [Plane; 2] {
+        [Plane { bits: low, at: 0 }, Plane { bits: high, at: low }]
+    }
+    match codes.bits {
+        // -1 and +1 are the codes 0 and 2: bit 1 is stored.
+        1 => [Plane { bits: 1, at: 1 }, Plane { bits: 0, at: 2 }],
+        3 => pair(2, 1),
+        5 => pair(4, 1),
+        6 => pair(4, 2),
+        bits => pair(bits, 0),
+    }
+}
+
+/// Lines of a chunk of 32 columns in a plane of `bits` bits.
+pub(crate) const fn plane_lines(bits: u32) -> usize {
+    bits as usize * CHUNK / 8
+}
+
+/// Lines of a chunk of 32 columns.
+pub(crate) const fn chunk_lines(codes: &Codes) -> usize {
+    plane_lines(codes.bits)
+}
+
+/// Where a plane keeps the codes of 16-row group `v` (0 to 3) at step `s` (four columns each, in a chunk):
+/// the line in the plane's chunk, and the lowest bit in each byte.
+#[inline(always)]
+pub(crate) const fn plane_place(bits: u32, s: usize, v: usize) -> (usize, u32) {
+    match bits {
+        8 => (s * 4 + v, 0),
+        4 => (s * 2 + v / 2, (v % 2) as u32 * 4),
+        2 => (s, v as u32 * 2),
+        _ => (s / 2, ((s % 2) * 4 + v) as u32),
+    }
 }
 
 /// A matrix repacked into panels.
@@ -160,20 +220,36 @@ impl Weights for Panels {
     fn block(&self, r: usize, b: usize, out: &mut Plain) {
         let info = self.format.info();
         let Kind::Coded(codes) = &info.kind else { return };
-        let (panel, row) = (self.panel(r / ROWS), r % ROWS);
-        let place = Place::of(info, self.geometry, b * info.block);
+        let (panel, row, g) = (self.panel(r / ROWS), r % ROWS, self.geometry);
+        let place = Place::of(info, g, b * info.block);
         let header = &panel[place.group..];
-        let at = |line: usize| {
+        let half = |line: usize| {
             let b = &header[line + row / 32].0[row % 32 * 2..];
             f16::from_le_bytes([b[0], b[1]]).to_f32()
         };
-        out.d = if self.geometry.scale_lines > 0 { at(0) } else { 1.0 };
-        out.m = if codes.min { -at(self.geometry.scale_lines) } else { 0.0 };
+        out.d = if g.scale_lines > 0 { half(0) } else { 1.0 };
+        out.m = if codes.min { -half(g.scale_lines) } else { 0.0 };
+        if let Some(sub_len) = codes.sub_len {
+            out.sub_len = sub_len;
+            for s in 0..info.block / sub_len {
+                let (line, byte) = sub_place(row, s);
+                let sub = g.scale_lines + g.min_lines + line;
+                out.sub[s] = i16::from(header[sub].0[byte] as i8);
+                if codes.min {
+                    out.sub_min[s] = i16::from(header[sub + g.sub_lines].0[byte] as i8);
+                }
+            }
+        }
         for i in 0..info.block {
-            let k = place.k + i;
-            let (line, byte, shift) = code_place(codes, row, k);
-            let code = panel[place.codes + line].0[byte] >> shift & code_mask(codes);
-            out.q[i] = i16::from(code) - codes.zero as i16;
+            let mut code = 0;
+            for (first, plane) in plane_starts(codes) {
+                let (line, byte, bit) = code_place(codes, first, plane.bits, row, place.k + i);
+                code |= (panel[place.codes + line].0[byte] >> bit & mask(plane.bits)) << plane.at;
+            }
+            out.q[i] = match &codes.table {
+                Some(table) => i16::from(table[usize::from(code)]),
+                None => i16::from(code) - codes.zero as i16,
+            };
         }
     }
 
@@ -202,19 +278,31 @@ impl Place {
     fn of(info: &Info, geometry: Geometry, k: usize) -> Self {
         let len = info.activation.len().unwrap_or(usize::MAX);
         let group = k / len * geometry.group_lines();
-        Place { group, codes: group + geometry.scale_lines + geometry.min_lines, k: k % len }
+        Place { group, codes: group + geometry.header_lines(), k: k % len }
     }
 }
 
-/// Line, byte and shift of the code of `row` (in the panel) at column `k` (in the group).
-fn code_place(codes: &Codes, row: usize, k: usize) -> (usize, usize, u32) {
-    let fields = 8 / codes.bits as usize;
-    let line = k / 4 * lines_per_step(codes) + row / 16 / fields;
-    (line, row % 16 * 4 + k % 4, (row / 16 % fields) as u32 * codes.bits)
+/// The non-empty planes, each with the first of its lines in a chunk.
+fn plane_starts(codes: &Codes) -> impl Iterator<Item = (usize, Plane)> {
+    let [low, high] = planes(codes);
+    [(0, low), (plane_lines(low.bits), high)].into_iter().filter(|(_, p)| p.bits > 0)
 }
 
-fn code_mask(codes: &Codes) -> u8 {
-    (0xffu16 >> (8 - codes.bits)) as u8
+/// Line, byte and lowest bit of a plane's part of the code of `row` at column `k` of the group; the
+/// plane's lines begin at `first` in each chunk.
+fn code_place(codes: &Codes, first: usize, bits: u32, row: usize, k: usize) -> (usize, usize, u32) {
+    let (line, bit) = plane_place(bits, k % CHUNK / 4, row / 16);
+    (k / CHUNK * chunk_lines(codes) + first + line, row % 16 * 4 + k % 4, bit)
+}
+
+/// Line and byte of sub-block `s` of `row`: 16 rows x 4 sub-blocks to a line.
+fn sub_place(row: usize, s: usize) -> (usize, usize) {
+    (s / 4 * 4 + row / 16, row % 16 * 4 + s % 4)
+}
+
+/// The lowest `bits` bits.
+pub(crate) const fn mask(bits: u32) -> u8 {
+    (0xffu16 >> (8 - bits)) as u8
 }
 
 fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line]) {
@@ -246,9 +334,26 @@ fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line
         if codes.min {
             put(geometry.scale_lines, -plain.m);
         }
+        if let Some(sub_len) = codes.sub_len {
+            for s in 0..info.block / sub_len {
+                let (line, byte) = sub_place(row, s);
+                let sub = place.group + geometry.scale_lines + geometry.min_lines + line;
+                panel[sub].0[byte] = plain.sub[s] as i8 as u8;
+                if codes.min {
+                    panel[sub + geometry.sub_lines].0[byte] = plain.sub_min[s] as i8 as u8;
+                }
+            }
+        }
+        let place_codes = place.codes;
         for (i, q) in plain.q[..info.block].iter().enumerate() {
-            let (line, byte, shift) = code_place(codes, row, place.k + i);
-            panel[place.codes + line].0[byte] |= ((q + codes.zero as i16) as u8) << shift;
+            let code = match &codes.table {
+                Some(table) => table.iter().position(|t| i16::from(*t) == *q).unwrap_or(0) as u8,
+                None => (q + codes.zero as i16) as u8,
+            };
+            for (first, plane) in plane_starts(codes) {
+                let (line, byte, bit) = code_place(codes, first, plane.bits, row, place.k + i);
+                panel[place_codes + line].0[byte] |= (code >> plane.at & mask(plane.bits)) << bit;
+            }
         }
     }
 }

@@ -12,7 +12,7 @@
 //! unrounded d. Source: ggml `quantize_row_q4_0_ref` (ggml-quants.c).
 
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
-use super::{f16_at, inverse, no_outer_scale, put_f16};
+use super::{f16_at, inverse, put_f16};
 
 /// The codec.
 #[allow(non_camel_case_types, reason = "the field's name")]
@@ -26,15 +26,7 @@ impl Q4_0 {
         activation: Grouping::Group32,
         scales: Scales::Block,
         summary: "4-bit codes around zero, one f16 scale per 32",
-        kind: Kind::Coded(Codes {
-            bits: 4,
-            zero: 8,
-            max: 15,
-            min: false,
-            decode,
-            encode,
-            outer_scale: no_outer_scale,
-        }),
+        kind: Kind::Coded(Codes::simple(4, 8, 15, decode, encode)),
     };
 }
 

@@ -12,7 +12,7 @@
 
 use super::q4_0::{nibbles, put_nibbles};
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
-use super::{f16_at, inverse, no_outer_scale, put_f16};
+use super::{f16_at, inverse, put_f16};
 
 /// The codec.
 #[allow(non_camel_case_types, reason = "the field's name")]
@@ -26,15 +26,7 @@ impl Q4_1 {
         activation: Grouping::Group32,
         scales: Scales::Block,
         summary: "4-bit codes above a minimum, f16 scale and minimum per 32",
-        kind: Kind::Coded(Codes {
-            bits: 4,
-            zero: 0,
-            max: 15,
-            min: true,
-            decode,
-            encode,
-            outer_scale: no_outer_scale,
-        }),
+        kind: Kind::Coded(Codes { min: true, ..Codes::simple(4, 0, 15, decode, encode) }),
     };
 }
 

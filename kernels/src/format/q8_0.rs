@@ -11,7 +11,7 @@
 //! Source: ggml `quantize_row_q8_0_ref`.
 
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
-use super::{f16_at, inverse, no_outer_scale, put_f16, round_half_away};
+use super::{f16_at, inverse, put_f16, round_half_away};
 
 /// The codec.
 #[allow(non_camel_case_types, reason = "the field's name")]
@@ -25,15 +25,7 @@ impl Q8_0 {
         activation: Grouping::Group32,
         scales: Scales::Block,
         summary: "8-bit codes, one f16 scale per 32",
-        kind: Kind::Coded(Codes {
-            bits: 8,
-            zero: 128,
-            max: 255,
-            min: false,
-            decode,
-            encode,
-            outer_scale: no_outer_scale,
-        }),
+        kind: Kind::Coded(Codes::simple(8, 128, 255, decode, encode)),
     };
 }
 

@@ -24,7 +24,7 @@ pub struct PerTensor;
 pub struct PerRow;
 
 const CODES: Codes =
-    Codes { bits: 2, zero: 1, max: 3, min: false, decode, encode, outer_scale: absmean };
+    Codes { outer_scale: absmean, ..Codes::simple(2, 1, 3, decode, encode) };
 
 const fn info(name: &'static str, scales: Scales, summary: &'static str) -> Info {
     let kind = Kind::Coded(CODES);

@@ -13,7 +13,7 @@
 //! the block's maximum to zero. Source: ggml `quantize_row_tq2_0_ref`.
 
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
-use super::{f16_at, inverse, no_outer_scale, put_f16, round_half_away};
+use super::{f16_at, inverse, put_f16, round_half_away};
 use bitvec::{field::BitField, order::Lsb0, view::BitView};
 
 /// The codec.
@@ -28,15 +28,7 @@ impl TQ2_0 {
         activation: Grouping::Group256,
         scales: Scales::Block,
         summary: "ternary, 2-bit codes, one f16 scale (the maximum) per 256",
-        kind: Kind::Coded(Codes {
-            bits: 2,
-            zero: 1,
-            max: 3,
-            min: false,
-            decode,
-            encode,
-            outer_scale: no_outer_scale,
-        }),
+        kind: Kind::Coded(Codes::simple(2, 1, 3, decode, encode)),
     };
 }
 

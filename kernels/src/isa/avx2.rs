@@ -1,9 +1,9 @@
 //! AVX2 with FMA and F16C: 16 lanes are two registers.
 //!
 //! `vpmaddubsw` adds two products into i16. With codes up to 15 a pair is at most 2*15*127 = 3,810, so
-//! eight of them fit (30,480), and one `vpmaddwd` per eight widens to i32. Codes above 15 would saturate:
-//! they are made signed (bias 128) and their sign moved to the activation, so a pair is at most
-//! 2*128*127 = 32,512, and each is widened at once.
+//! eight of them fit (30,480), and one `vpmaddwd` per eight widens to i32; of codes up to 127 one pair fits
+//! ([`super::run_length`]). Codes up to 255 would saturate: they are made signed (bias 128) and their sign
+//! moved to the activation, so a pair is at most 2*128*127 = 32,512, and each is widened at once.
 
 use core::arch::x86_64::*;
 
@@ -38,6 +38,7 @@ fn both2<T: Copy, U: Copy, V>(a: Pair<T>, b: Pair<U>, f: impl Fn(T, U) -> V) -> 
 impl Isa for Avx2 {
     const VECTORS: usize = 1;
     const TOKENS: usize = 4;
+    const WORDS: bool = true;
     const WIDE_BIAS: i32 = 128;
     type Bytes = Pair<__m256i>;
     type Acc = Pair<__m256i>;
@@ -60,15 +61,32 @@ impl Isa for Avx2 {
         })
     }
     #[inline(always)]
-    fn field(self, x: Self::Bytes, shift: u32, mask: u8) -> Self::Bytes {
+    fn field(self, x: Self::Bytes, shift: i32, mask: u8) -> Self::Bytes {
         // A 16-bit shift moves bits across bytes; the mask drops them.
-        proven!(self, {
-            let count = _mm_cvtsi32_si128(shift as i32);
-            let mask = _mm256_set1_epi8(mask as i8);
-            [
-                _mm256_and_si256(_mm256_srl_epi16(x[0], count), mask),
-                _mm256_and_si256(_mm256_srl_epi16(x[1], count), mask),
-            ]
+        both(x, |x| {
+            proven!(self, {
+                let count = _mm_cvtsi32_si128(shift.abs());
+                let shifted = match shift {
+                    0 => x,
+                    1.. => _mm256_srl_epi16(x, count),
+                    _ => _mm256_sll_epi16(x, count),
+                };
+                _mm256_and_si256(shifted, _mm256_set1_epi8(mask as i8))
+            })
+        })
+    }
+    #[inline(always)]
+    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+        both2(a, b, |a, b| proven!(self, _mm256_or_si256(a, b)))
+    }
+    #[inline(always)]
+    fn lookup(self, x: Self::Bytes, table: &[u8; 16]) -> Self::Bytes {
+        // `table` is 16 readable bytes; the load has no alignment rule.
+        both(x, |x| {
+            proven!(self, {
+                let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+                _mm256_shuffle_epi8(table, x)
+            })
         })
     }
     #[inline(always)]
@@ -96,6 +114,34 @@ impl Isa for Avx2 {
                 _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
             })
         })
+    }
+    #[inline(always)]
+    fn dot_sub(self, acc: Self::I32, x: Self::Bytes, a: [i16; 4]) -> Self::I32 {
+        let pair = |low: i16, high: i16| i32::from(low as u16) | i32::from(high) << 16;
+        let (even, odd) = (pair(a[0], a[2]), pair(a[1], a[3]));
+        // Bytes 0 and 2 of a lane, and 1 and 3, as signed words.
+        both2(acc, x, |acc, x| {
+            proven!(self, {
+                let x0 = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
+                let x1 = _mm256_srai_epi16::<8>(x);
+                let y0 = _mm256_madd_epi16(x0, _mm256_set1_epi32(even));
+                let y1 = _mm256_madd_epi16(x1, _mm256_set1_epi32(odd));
+                _mm256_add_epi32(acc, _mm256_add_epi32(y0, y1))
+            })
+        })
+    }
+    #[inline(always)]
+    fn byte(self, x: Self::Bytes, j: usize) -> Self::I32 {
+        both(x, |x| {
+            proven!(self, {
+                let top = _mm256_sll_epi32(x, _mm_cvtsi32_si128(24 - 8 * j as i32));
+                _mm256_srai_epi32::<24>(top)
+            })
+        })
+    }
+    #[inline(always)]
+    fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        both2(a, b, |a, b| proven!(self, _mm256_mullo_epi32(a, b)))
     }
     #[inline(always)]
     fn splat_i32(self, x: i32) -> Self::I32 {

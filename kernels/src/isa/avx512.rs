@@ -12,6 +12,7 @@ super::token! {
 impl Isa for Avx512 {
     const VECTORS: usize = 4;
     const TOKENS: usize = 6;
+    const WORDS: bool = false;
     const WIDE_BIAS: i32 = 0;
     type Bytes = __m512i;
     type Acc = __m512i;
@@ -31,11 +32,28 @@ impl Isa for Avx512 {
         proven!(self, _mm512_loadu_si512(x.as_ptr().cast()))
     }
     #[inline(always)]
-    fn field(self, x: __m512i, shift: u32, mask: u8) -> __m512i {
+    fn field(self, x: __m512i, shift: i32, mask: u8) -> __m512i {
         // A 16-bit shift moves bits across bytes; the mask drops them.
         proven!(self, {
-            let count = _mm_cvtsi32_si128(shift as i32);
-            _mm512_and_si512(_mm512_srl_epi16(x, count), _mm512_set1_epi8(mask as i8))
+            let count = _mm_cvtsi32_si128(shift.abs());
+            let shifted = match shift {
+                0 => x,
+                1.. => _mm512_srl_epi16(x, count),
+                _ => _mm512_sll_epi16(x, count),
+            };
+            _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
+        })
+    }
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        proven!(self, _mm512_or_si512(a, b))
+    }
+    #[inline(always)]
+    fn lookup(self, x: __m512i, table: &[u8; 16]) -> __m512i {
+        // `table` is 16 readable bytes; the load has no alignment rule.
+        proven!(self, {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, x)
         })
     }
     #[inline(always)]
@@ -54,6 +72,29 @@ impl Isa for Avx512 {
     fn dot_wide(self, acc: __m512i, u: __m512i, a: [i8; 4]) -> __m512i {
         let a = i32::from_le_bytes(a.map(|b| b as u8));
         proven!(self, _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(a)))
+    }
+    #[inline(always)]
+    fn dot_sub(self, acc: __m512i, x: __m512i, a: [i16; 4]) -> __m512i {
+        let pair = |low: i16, high: i16| i32::from(low as u16) | i32::from(high) << 16;
+        let (even, odd) = (pair(a[0], a[2]), pair(a[1], a[3]));
+        // Bytes 0 and 2 of a lane, and 1 and 3, as signed words.
+        proven!(self, {
+            let x0 = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(x));
+            let x1 = _mm512_srai_epi16::<8>(x);
+            let acc = _mm512_dpwssd_epi32(acc, x0, _mm512_set1_epi32(even));
+            _mm512_dpwssd_epi32(acc, x1, _mm512_set1_epi32(odd))
+        })
+    }
+    #[inline(always)]
+    fn byte(self, x: __m512i, j: usize) -> __m512i {
+        proven!(self, {
+            let top = _mm512_sll_epi32(x, _mm_cvtsi32_si128(24 - 8 * j as i32));
+            _mm512_srai_epi32::<24>(top)
+        })
+    }
+    #[inline(always)]
+    fn mul_i32(self, a: __m512i, b: __m512i) -> __m512i {
+        proven!(self, _mm512_mullo_epi32(a, b))
     }
     #[inline(always)]
     fn splat_i32(self, x: i32) -> __m512i {

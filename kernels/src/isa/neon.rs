@@ -70,6 +70,7 @@ macro_rules! neon {
         impl Isa for $name {
             const VECTORS: usize = 1;
             const TOKENS: usize = 4;
+            const WORDS: bool = false;
             const WIDE_BIAS: i32 = 128;
             type Bytes = Quad<uint8x16_t>;
             type Acc = Quad<int32x4_t>;
@@ -92,13 +93,22 @@ macro_rules! neon {
                 })
             }
             #[inline(always)]
-            fn field(self, x: Self::Bytes, shift: u32, mask: u8) -> Self::Bytes {
+            fn field(self, x: Self::Bytes, shift: i32, mask: u8) -> Self::Bytes {
                 // A shift by a negative count is a shift to the right.
                 all(x, |x| {
                     proven!(self, {
-                        vandq_u8(vshlq_u8(x, vdupq_n_s8(-(shift as i8))), vdupq_n_u8(mask))
+                        vandq_u8(vshlq_u8(x, vdupq_n_s8(-shift as i8)), vdupq_n_u8(mask))
                     })
                 })
+            }
+            #[inline(always)]
+            fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+                all2(a, b, |a, b| proven!(self, vorrq_u8(a, b)))
+            }
+            #[inline(always)]
+            fn lookup(self, x: Self::Bytes, table: &[u8; 16]) -> Self::Bytes {
+                // `table` is 16 readable bytes.
+                all(x, |x| proven!(self, vqtbl1q_u8(vld1q_u8(table.as_ptr()), x)))
             }
             #[inline(always)]
             fn begin(self, sum: Self::I32) -> Self::Acc {
@@ -120,6 +130,36 @@ macro_rules! neon {
                     let q = proven!(self, vreinterpretq_s8_u8(veorq_u8(u, vdupq_n_u8(0x80))));
                     self.dot_quad(acc, q, a)
                 })
+            }
+            #[inline(always)]
+            fn dot_sub(self, acc: Self::I32, x: Self::Bytes, a: [i16; 4]) -> Self::I32 {
+                let twice = [a[0], a[1], a[2], a[3], a[0], a[1], a[2], a[3]];
+                all2(acc, x, |acc, x| {
+                    // `twice` is 8 readable numbers.
+                    proven!(self, {
+                        let (x, a) = (vreinterpretq_s8_u8(x), vld1q_s16(twice.as_ptr()));
+                        let low = vmovl_s8(vget_low_s8(x));
+                        let high = vmovl_high_s8(x);
+                        let pairs = |x: int16x8_t| {
+                            let first = vmull_s16(vget_low_s16(x), vget_low_s16(a));
+                            vpaddq_s32(first, vmull_high_s16(x, a))
+                        };
+                        vaddq_s32(acc, vpaddq_s32(pairs(low), pairs(high)))
+                    })
+                })
+            }
+            #[inline(always)]
+            fn byte(self, x: Self::Bytes, j: usize) -> Self::I32 {
+                all(x, |x| {
+                    proven!(self, {
+                        let left = vdupq_n_s32(24 - 8 * j as i32);
+                        vshrq_n_s32::<24>(vshlq_s32(vreinterpretq_s32_u8(x), left))
+                    })
+                })
+            }
+            #[inline(always)]
+            fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+                all2(a, b, |a, b| proven!(self, vmulq_s32(a, b)))
             }
             #[inline(always)]
             fn splat_i32(self, x: i32) -> Self::I32 {

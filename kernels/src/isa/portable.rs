@@ -24,6 +24,7 @@ fn halves(x: &[u8; 32], f: impl Fn([u8; 2]) -> f32) -> [f32; 16] {
 impl Isa for Portable {
     const VECTORS: usize = 1;
     const TOKENS: usize = 2;
+    const WORDS: bool = false;
     const WIDE_BIAS: i32 = 0;
     type Bytes = [u8; 64];
     type Acc = [i32; 16];
@@ -42,8 +43,20 @@ impl Isa for Portable {
         *x
     }
     #[inline(always)]
-    fn field(self, x: Self::Bytes, shift: u32, mask: u8) -> Self::Bytes {
-        std::array::from_fn(|i| x[i] >> shift & mask)
+    fn field(self, x: Self::Bytes, shift: i32, mask: u8) -> Self::Bytes {
+        if shift >= 0 {
+            std::array::from_fn(|i| x[i] >> shift & mask)
+        } else {
+            std::array::from_fn(|i| x[i] << -shift & mask)
+        }
+    }
+    #[inline(always)]
+    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn lookup(self, x: Self::Bytes, table: &[u8; 16]) -> Self::Bytes {
+        x.map(|i| table[usize::from(i & 15)])
     }
     #[inline(always)]
     fn begin(self, sum: Self::I32) -> Self::Acc {
@@ -63,6 +76,21 @@ impl Isa for Portable {
             let products = (0..4).map(|j| i32::from(u[4 * l + j]) * i32::from(a[j]));
             acc[l] + products.sum::<i32>()
         })
+    }
+    #[inline(always)]
+    fn dot_sub(self, acc: Self::I32, x: Self::Bytes, a: [i16; 4]) -> Self::I32 {
+        std::array::from_fn(|l| {
+            let products = (0..4).map(|j| i32::from(x[4 * l + j] as i8) * i32::from(a[j]));
+            acc[l] + products.sum::<i32>()
+        })
+    }
+    #[inline(always)]
+    fn byte(self, x: Self::Bytes, j: usize) -> Self::I32 {
+        std::array::from_fn(|l| i32::from(x[4 * l + j] as i8))
+    }
+    #[inline(always)]
+    fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        each2(a, b, i32::wrapping_mul)
     }
     #[inline(always)]
     fn splat_i32(self, x: i32) -> Self::I32 {
