@@ -344,15 +344,19 @@ fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line
                 }
             }
         }
-        let place_codes = place.codes;
-        for (i, q) in plain.q[..info.block].iter().enumerate() {
-            let code = match &codes.table {
-                Some(table) => table.iter().position(|t| i16::from(*t) == *q).unwrap_or(0) as u8,
-                None => (q + codes.zero as i16) as u8,
-            };
+        let code = |q: i16| match &codes.table {
+            Some(table) => table.iter().position(|t| i16::from(*t) == q).unwrap_or(0) as u8,
+            None => (q + codes.zero as i16) as u8,
+        };
+        // Four columns of a row are neighbours in a line: one place for all of them.
+        for (step, q) in plain.q[..info.block].as_chunks::<4>().0.iter().enumerate() {
+            let q = q.map(code);
             for (first, plane) in plane_starts(codes) {
-                let (line, byte, bit) = code_place(codes, first, plane.bits, row, place.k + i);
-                panel[place_codes + line].0[byte] |= (code >> plane.at & mask(plane.bits)) << bit;
+                let (line, byte, bit) = code_place(codes, first, plane.bits, row, place.k + 4 * step);
+                let four = &mut panel[place.codes + line].0[byte..byte + 4];
+                for (b, q) in four.iter_mut().zip(q) {
+                    *b |= (q >> plane.at & mask(plane.bits)) << bit;
+                }
             }
         }
     }

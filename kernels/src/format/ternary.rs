@@ -16,7 +16,6 @@
 //! in f64, in order, so it has one value everywhere. Activations are quantised per token, as trained.
 
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
-use bitvec::{field::BitField, order::Lsb0, view::BitView};
 
 /// One scale per matrix.
 pub struct PerTensor;
@@ -52,16 +51,16 @@ fn absmean(x: &[f32]) -> f32 {
 
 fn decode(bytes: &[u8], out: &mut Plain) {
     out.d = 1.0;
-    let bits = bytes[0].view_bits::<Lsb0>();
-    for (q, code) in out.q.iter_mut().zip(bits.chunks(2)) {
-        *q = i16::from(code.load_le::<u8>()) - 1;
+    for (i, q) in out.q[..4].iter_mut().enumerate() {
+        *q = i16::from(bytes[0] >> (2 * i) & 3) - 1;
     }
 }
 
 fn encode(input: &Input<'_>, out: &mut [u8]) {
     let inverse = 1.0 / input.scale;
-    let bits = out[0].view_bits_mut::<Lsb0>();
-    for (v, code) in input.x.iter().zip(bits.chunks_mut(2)) {
-        code.store_le(((v * inverse).round_ties_even().clamp(-1.0, 1.0) as i8 + 1) as u8);
+    out[0] = 0;
+    for (i, v) in input.x.iter().enumerate() {
+        let code = (v * inverse).round_ties_even().clamp(-1.0, 1.0) as i8 + 1;
+        out[0] |= (code as u8) << (2 * i);
     }
 }

@@ -52,8 +52,7 @@ fn encode(input: &Input<'_>, out: &mut [u8]) {
     out[..64].fill(0);
     for (i, v) in x.iter().enumerate() {
         let (byte, bit) = place(i);
-        let code = (round_half_away(v * id) as i8 + 1) as u8;
-        out[byte].view_bits_mut::<Lsb0>()[bit..bit + 2].store_le(code);
+        out[byte] |= ((round_half_away(v * id) as i8 + 1) as u8) << bit;
     }
     put_f16(out, 64, d);
 }

@@ -1,0 +1,81 @@
+//! TQ1_0: 256 ternary weights in 54 bytes, 1.6875 bits per weight.
+//!
+//! ```text
+//! byte    0 .............. 31 | 32 ............ 47   | 48 ........... 51    | 52 53
+//!         byte l: w[l], +32,  | byte l: w[160 + l],  | byte l: w[240 + l],  | d f16
+//!         +64, +96, +128      | +16, +32, +48, +64   | +4, +8, +12          |
+//!
+//! A byte holds digits 0..=2 in base 3, the first weight's digit most significant (the last four bytes
+//! have a fifth digit, 0), as a fraction of 256: value v in 0..=242 is stored as ceil(v * 256 / 243).
+//! Digit t is then the integer part of 3 * fraction(byte * 3^t / 256): a multiplication, no division.
+//!
+//! w[i] = d * (digit[i] - 1)
+//! ```
+//!
+//! The 13 bytes that no encoder writes decode by the same rule. Encoding: as TQ2_0, `d = max|w|`,
+//! `digit = round(w / d) + 1`, half away from zero; it expects weights that are ternary already.
+//! Source: ggml `quantize_row_tq1_0_ref`.
+
+use super::search::largest;
+use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
+use super::{f16_at, inverse, no_outer_scale, put_f16, round_half_away};
+
+/// The codec.
+#[allow(non_camel_case_types, reason = "the field's name")]
+pub struct TQ1_0;
+
+impl TQ1_0 {
+    pub(super) const INFO: Info = Info {
+        name: "TQ1_0",
+        block: 256,
+        bytes: 54,
+        activation: Grouping::Group256,
+        scales: Scales::Block,
+        summary: "ternary, five weights per byte in base 3, one f16 scale (the maximum) per 256",
+        kind: Kind::Coded(Codes {
+            bits: 2,
+            zero: 1,
+            max: 2,
+            min: false,
+            decode,
+            encode,
+            outer_scale: no_outer_scale,
+        }),
+    };
+}
+
+/// The three parts of a block: first byte, bytes (also the distance between a byte's weights), first
+/// weight, digits per byte.
+const PARTS: [(usize, usize, usize, usize); 3] = [(0, 32, 0, 5), (32, 16, 160, 5), (48, 4, 240, 4)];
+
+fn decode(bytes: &[u8], out: &mut Plain) {
+    out.d = f16_at(bytes, 52);
+    for (byte, n, weight, digits) in PARTS {
+        for l in 0..n {
+            let mut rest = bytes[byte + l];
+            for t in 0..digits {
+                out.q[weight + t * n + l] = (u16::from(rest) * 3 >> 8) as i16 - 1;
+                rest = rest.wrapping_mul(3);
+            }
+        }
+    }
+}
+
+fn encode(input: &Input<'_>, out: &mut [u8]) {
+    let x = input.x;
+    let d = largest(x).abs();
+    let id = inverse(d);
+    for (byte, n, weight, digits) in PARTS {
+        for l in 0..n {
+            let value = (0..5).fold(0, |value: u16, t| {
+                let digit = match t < digits {
+                    true => (round_half_away(x[weight + t * n + l] * id) as i8 + 1) as u16,
+                    false => 0,
+                };
+                3 * value + digit
+            });
+            out[byte + l] = (value * 256).div_ceil(243) as u8;
+        }
+    }
+    put_f16(out, 52, d);
+}
