@@ -13,8 +13,13 @@
 use crate::error::{Error, Result, check_len};
 use crate::format::Grouping;
 
-/// Columns are padded to this many elements, so that kernels work in whole chunks.
+/// Columns of a chunk: what the kernels for planes of bits do at a time.
 pub const CHUNK: usize = 32;
+/// Columns of a line in base 3.
+pub const BASE3_COLS: usize = 20;
+/// Codes are padded with zeros to a multiple of this: whole chunks, and whole base-3 lines (a group of 256
+/// ends 4 columns into a line).
+pub const PADDED: usize = 160;
 
 /// `n` quantised (or, for dense weights, plain) activation vectors of `cols` elements.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +71,7 @@ impl Acts {
             grouping,
             n,
             cols,
-            padded: cols.next_multiple_of(CHUNK),
+            padded: (cols + 4).next_multiple_of(PADDED),
             groups: match grouping.len() {
                 Some(len) => cols.div_ceil(len),
                 None => 1,
@@ -121,7 +126,7 @@ impl Acts {
         self.cols
     }
 
-    /// Elements per vector, padded to [`CHUNK`].
+    /// Elements per vector, padded to [`PADDED`].
     pub fn padded(&self) -> usize {
         self.padded
     }

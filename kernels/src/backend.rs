@@ -264,6 +264,11 @@ impl<I: Isa> Visit for Products<I> {
         debug_assert_eq!(self.0.len(), C::FORMAT as usize, "kernels are indexed by format");
         self.0.push(product::coded::<I, C>);
     }
+
+    fn base3<C: CodedFormat>(&mut self) {
+        debug_assert_eq!(self.0.len(), C::FORMAT as usize, "kernels are indexed by format");
+        self.0.push(product::base3::<I, C>);
+    }
 }
 
 fn rows<I: Isa>(backend: Backend) -> Option<Ops> {

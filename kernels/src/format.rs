@@ -15,10 +15,25 @@
 //! Bytes on disk never depend on the CPU.
 
 mod dense;
+mod iq4_nl;
+mod kquant;
+mod min_search;
+mod q2_k;
+mod q3_k;
 mod q4_0;
 mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
 mod q8_0;
+mod search;
+mod sign;
 mod ternary;
+mod ternary_base3;
+mod ternary_group;
+mod tq1_0;
 mod tq2_0;
 
 use crate::error::{Error, Result};
@@ -170,7 +185,18 @@ impl Codes {
         encode: fn(&Input<'_>, &mut [u8]),
     ) -> Self {
         let outer_scale = no_outer_scale;
-        Codes { bits, zero, max, min: false, sub_len: None, table: None, decode, encode, outer_scale }
+        Codes {
+            bits,
+            zero,
+            max,
+            min: false,
+            sub_len: None,
+            table: None,
+            base3: false,
+            decode,
+            encode,
+            outer_scale,
+        }
     }
 }
 
@@ -189,6 +215,8 @@ pub struct Codes {
     pub sub_len: Option<usize>,
     /// Where codes are indices: the signed code of each index.
     pub table: Option<[i8; 16]>,
+    /// Whether a panel keeps five ternary codes to a byte instead of planes of bits.
+    pub base3: bool,
     /// Meaning of one block's bytes.
     pub decode: fn(&[u8], &mut Plain),
     /// Quantises one block.
@@ -288,6 +316,9 @@ macro_rules! formats {
             };
         }
     };
+    (@base3 $codec:path) => {
+        formats!(@coded $codec);
+    };
     (@dense $codec:path) => {
         impl DenseFormat for $codec {
             const ELEMENT: Element = match <$codec>::INFO.kind {
@@ -302,8 +333,10 @@ macro_rules! formats {
 pub(crate) trait Visit {
     /// Called with a dense format's type.
     fn dense<C: DenseFormat>(&mut self);
-    /// Called with a coded format's type.
+    /// Called with the type of a format whose panels are planes of bits.
     fn coded<C: CodedFormat>(&mut self);
+    /// Called with the type of a format whose panels are in base 3.
+    fn base3<C: CodedFormat>(&mut self);
 }
 
 // The one list. A new format is one line here and one file beside the others.
@@ -312,11 +345,28 @@ formats! {
     F16 => dense dense::F16,
     BF16 => dense dense::BF16,
     Q8_0 => coded q8_0::Q8_0,
+    Q6_K => coded q6_k::Q6_K,
+    Q5_1 => coded q5_1::Q5_1,
+    Q5_0 => coded q5_0::Q5_0,
+    Q5_K => coded q5_k::Q5_K,
     Q4_1 => coded q4_1::Q4_1,
     Q4_0 => coded q4_0::Q4_0,
+    Q4_K => coded q4_k::Q4_K,
+    IQ4_NL => coded iq4_nl::IQ4_NL,
+    Q3_K => coded q3_k::Q3_K,
+    Q2_K => coded q2_k::Q2_K,
+    TERNARY_G32 => coded ternary_group::G32,
+    TERNARY_G64 => coded ternary_group::G64,
+    TERNARY_G128 => coded ternary_group::G128,
+    TERNARY_G256 => coded ternary_group::G256,
     TQ2_0 => coded tq2_0::TQ2_0,
     TERNARY => coded ternary::PerTensor,
     TERNARY_ROW => coded ternary::PerRow,
+    TQ1_0 => base3 tq1_0::TQ1_0,
+    TERNARY_B3 => base3 ternary_base3::PerTensor,
+    TERNARY_B3_ROW => base3 ternary_base3::PerRow,
+    SIGN => coded sign::PerTensor,
+    SIGN_ROW => coded sign::PerRow,
 }
 
 impl Format {

@@ -104,6 +104,10 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn field(self, x: Self::Bytes, shift: i32, mask: u8) -> Self::Bytes;
     /// `a | b`
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `3 * byte`, wrapping.
+    fn triple(self, x: Self::Bytes) -> Self::Bytes;
+    /// `(3 * byte) >> 8` in every byte: 0, 1 or 2.
+    fn trit(self, x: Self::Bytes) -> Self::Bytes;
     /// `table[byte]` in every byte; bytes are below 16.
     fn lookup(self, x: Self::Bytes, table: &[u8; 16]) -> Self::Bytes;
 
@@ -121,6 +125,10 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn dot_sub(self, acc: Self::I32, x: Self::Bytes, a: [i16; 4]) -> Self::I32;
     /// Lane l: byte `4l + j`, signed.
     fn byte(self, x: Self::Bytes, j: usize) -> Self::I32;
+
+    /// `(3 * a - b) / 256`, where the numerator is a multiple of 256 as long as it does not overflow; it may
+    /// wrap on the way.
+    fn telescope(self, a: Self::I32, b: Self::I32) -> Self::I32;
 
     /// `x` in every lane.
     fn splat_i32(self, x: i32) -> Self::I32;

@@ -313,9 +313,11 @@ pub(crate) fn matrix_bytes(format: Format, rows: usize, cols: usize) -> Result<u
     let too_large = |why| Error::TooLarge { format: format.name(), rows, cols, why };
     let row = format.row_bytes(cols)?;
     if let Some(codes) = format.codes() {
-        // |sum of u * a| and |zero * sum of a| must fit i32 over the longest group: the row.
+        // |sum of u * a| and |zero * sum of a| must fit i32 over the longest group: the row. In base 3 the
+        // kernels form 256 times the sum, which may wrap on the way but must fit at the end.
         let worst = 127 * codes.max.max(codes.zero) as usize;
-        if cols > i32::MAX as usize / worst / 2 {
+        let limit = i32::MAX as usize / worst / if codes.base3 { 256 } else { 2 };
+        if cols > limit {
             return Err(too_large("the exact i32 sum of a row could overflow"));
         }
     }

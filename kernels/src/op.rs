@@ -2,6 +2,7 @@
 //! and their front door: functions that run on the current backend.
 
 pub(crate) mod attention;
+pub(crate) mod base3;
 pub(crate) mod dense;
 pub(crate) mod gate;
 pub(crate) mod integer;

@@ -12,6 +12,9 @@
 //! dense    64 elements per k    rows 0-63
 //! ```
 //!
+//! Base-3 codes have their own line: 16 rows x 4 bytes of five digits each, 20 columns
+//! ([`crate::op`] `base3`); a group is padded to whole lines with the digit 0.
+//!
 //! Codes of 3, 5 and 6 bits are two such planes: 2+1, 4+1 and 4+2 bits, each plane contiguous for a chunk
 //! of 32 k. One-bit weights of -1 and +1 are the codes 0 and 2 around a zero of 1.
 //!
@@ -23,7 +26,7 @@
 
 use half::f16;
 
-use crate::activation::CHUNK;
+use crate::activation::{BASE3_COLS, CHUNK};
 use crate::error::Result;
 use crate::format::{Codes, Format, Grouping, Info, Kind, Plain, Scales};
 use crate::matrix::{Matrix, Weights};
@@ -73,7 +76,11 @@ impl Geometry {
                     min_lines: if codes.min { 2 } else { 0 },
                     sub_lines,
                     sub_min_lines: if codes.min { sub_lines } else { 0 },
-                    code_lines: len / CHUNK * chunk_lines(codes),
+                    code_lines: if codes.base3 {
+                        info.activation.len().unwrap_or(cols).div_ceil(BASE3_COLS) * 4
+                    } else {
+                        len / CHUNK * chunk_lines(codes)
+                    },
                     groups: if len == 0 { 0 } else { cols.div_ceil(len) },
                 }
             }
@@ -168,6 +175,13 @@ impl Panels {
                 for r in p * ROWS..rows.min((p + 1) * ROWS) {
                     pack_row(matrix, r, geometry, panel);
                 }
+                if format.codes().is_some_and(|c| c.base3) {
+                    for group in panel.chunks_exact_mut(geometry.group_lines()) {
+                        for line in &mut group[geometry.header_lines()..] {
+                            line.0 = line.0.map(|v| (u16::from(v) * 256).div_ceil(243) as u8);
+                        }
+                    }
+                }
             });
         }
         let mut row_scales = Vec::new();
@@ -240,6 +254,16 @@ impl Weights for Panels {
                 }
             }
         }
+        if codes.base3 {
+            for i in 0..info.block {
+                let (line, byte, digit) = base3_place(row, place.k + i);
+                // Columns past the last are padding of the format's last block.
+                let u = panel.get(place.codes + line).map_or(0, |l| l.0[byte]);
+                let u = u.wrapping_mul([1, 3, 9, 27, 81][digit]);
+                out.q[i] = (u16::from(u) * 3 >> 8) as i16 - codes.zero as i16;
+            }
+            return;
+        }
         for i in 0..info.block {
             let mut code = 0;
             for (first, plane) in plane_starts(codes) {
@@ -300,6 +324,12 @@ fn sub_place(row: usize, s: usize) -> (usize, usize) {
     (s / 4 * 4 + row / 16, row % 16 * 4 + s % 4)
 }
 
+/// Line, byte and digit of column `k` of the group in base 3: 20 columns x 64 rows to four lines.
+fn base3_place(row: usize, k: usize) -> (usize, usize, usize) {
+    let (line, k) = (k / BASE3_COLS * 4 + row / 16, k % BASE3_COLS);
+    (line, row % 16 * 4 + k % 4, k / 4)
+}
+
 /// The lowest `bits` bits.
 pub(crate) const fn mask(bits: u32) -> u8 {
     (0xffu16 >> (8 - bits)) as u8
@@ -348,11 +378,21 @@ fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line
             Some(table) => table.iter().position(|t| i16::from(*t) == q).unwrap_or(0) as u8,
             None => (q + codes.zero as i16) as u8,
         };
+        if codes.base3 {
+            // The digits' values are summed first and become fractions when the row is complete.
+            let cols = info.block.min(matrix.cols() - b * info.block);
+            for (i, q) in plain.q[..cols].iter().enumerate() {
+                let (line, byte, digit) = base3_place(row, place.k + i);
+                panel[place.codes + line].0[byte] += code(*q) * [81, 27, 9, 3, 1][digit];
+            }
+            continue;
+        }
         // Four columns of a row are neighbours in a line: one place for all of them.
         for (step, q) in plain.q[..info.block].as_chunks::<4>().0.iter().enumerate() {
             let q = q.map(code);
             for (first, plane) in plane_starts(codes) {
-                let (line, byte, bit) = code_place(codes, first, plane.bits, row, place.k + 4 * step);
+                let (line, byte, bit) =
+                    code_place(codes, first, plane.bits, row, place.k + 4 * step);
                 let four = &mut panel[place.codes + line].0[byte..byte + 4];
                 for (b, q) in four.iter_mut().zip(q) {
                     *b |= (q >> plane.at & mask(plane.bits)) << bit;

@@ -109,8 +109,9 @@ fn saturate(ops: &Ops, format: Format, n: usize, cols: usize) {
         }
     }
     // Rows so long that the exact sum of all-largest codes needs more than the 24 bits of an f32 (ternary:
-    // 3 * 127 * 70,003), and nearly the longest that Q8_0 accepts.
-    let long = if format.codes().is_some_and(|c| c.max > 15) { 33_120 } else { 70_003 };
+    // 3 * 127 * 70,003), and nearly the longest that Q8_0 and base 3 accept.
+    let short = format.codes().is_some_and(|c| c.max > 15 || c.base3);
+    let long = if short { 33_020 } else { 70_003 };
     let block = if format.info().scales == Scales::Block { format.info().block } else { 1 };
     let cols = long / block * block;
     let matrix = raw_matrix(format, 2, cols, |_| 0xff, |_| 0x3c00);
@@ -319,6 +320,23 @@ macro_rules! suite {
                 q4_0 gemv_q4_0 gemm_q4_0 Q4_0, tq2_0 gemv_tq2_0 gemm_tq2_0 TQ2_0,
                 ternary gemv_ternary gemm_ternary TERNARY,
                 ternary_row gemv_ternary_row gemm_ternary_row TERNARY_ROW,
+                q6_k gemv_q6_k gemm_q6_k Q6_K,
+                q5_1 gemv_q5_1 gemm_q5_1 Q5_1,
+                q5_0 gemv_q5_0 gemm_q5_0 Q5_0,
+                q5_k gemv_q5_k gemm_q5_k Q5_K,
+                q4_k gemv_q4_k gemm_q4_k Q4_K,
+                iq4_nl gemv_iq4_nl gemm_iq4_nl IQ4_NL,
+                q3_k gemv_q3_k gemm_q3_k Q3_K,
+                q2_k gemv_q2_k gemm_q2_k Q2_K,
+                ternary_g32 gemv_ternary_g32 gemm_ternary_g32 TERNARY_G32,
+                ternary_g64 gemv_ternary_g64 gemm_ternary_g64 TERNARY_G64,
+                ternary_g128 gemv_ternary_g128 gemm_ternary_g128 TERNARY_G128,
+                ternary_g256 gemv_ternary_g256 gemm_ternary_g256 TERNARY_G256,
+                tq1_0 gemv_tq1_0 gemm_tq1_0 TQ1_0,
+                ternary_b3 gemv_ternary_b3 gemm_ternary_b3 TERNARY_B3,
+                ternary_b3_row gemv_ternary_b3_row gemm_ternary_b3_row TERNARY_B3_ROW,
+                sign gemv_sign gemm_sign SIGN,
+                sign_row gemv_sign_row gemm_sign_row SIGN_ROW,
             }
             others { quantize_row, rms_norm, gated, tanh_cap, softmax, rope, attention }
         );

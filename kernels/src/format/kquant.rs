@@ -9,7 +9,8 @@
 //!
 //! Source: ggml `quantize_row_q{2,4,5}_K_ref` and `_impl`, for [`Recipe`].
 
-use super::search::{self, MinSearch, code, largest};
+use super::min_search::MinSearch;
+use super::search::{self, code, largest};
 use super::{Input, Plain};
 
 /// Weights per super-block.

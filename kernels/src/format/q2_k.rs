@@ -14,9 +14,9 @@
 //! Source: ggml `quantize_row_q2_K_ref` and `quantize_row_q2_K_impl`.
 
 use super::kquant::{Recipe, pair, put_pairs};
-use super::search::MinSearch;
+use super::min_search::MinSearch;
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
-use super::{f16_at, no_outer_scale, put_f16};
+use super::{f16_at, put_f16};
 
 /// The codec.
 #[allow(non_camel_case_types, reason = "the field's name")]
@@ -31,13 +31,9 @@ impl Q2_K {
         scales: Scales::Block,
         summary: "2-bit codes above a minimum, 4-bit scale and minimum per 16, f16 scales of both per 256",
         kind: Kind::Coded(Codes {
-            bits: 2,
-            zero: 0,
-            max: 3,
             min: true,
-            decode,
-            encode,
-            outer_scale: no_outer_scale,
+            sub_len: Some(16),
+            ..Codes::simple(2, 0, 3, decode, encode)
         }),
     };
 }

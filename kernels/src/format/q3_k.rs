@@ -20,7 +20,7 @@
 use super::kquant::{pair, put_pairs, recode};
 use super::search::{code, largest, signed, signed_by_steps, sum_squares, weigh};
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
-use super::{f16_at, no_outer_scale, put_f16};
+use super::{f16_at, put_f16};
 
 /// The codec.
 #[allow(non_camel_case_types, reason = "the field's name")]
@@ -34,15 +34,7 @@ impl Q3_K {
         activation: Grouping::Group256,
         scales: Scales::Block,
         summary: "3-bit codes around zero, 6-bit scale per 16, f16 scale of scales per 256",
-        kind: Kind::Coded(Codes {
-            bits: 3,
-            zero: 4,
-            max: 7,
-            min: false,
-            decode,
-            encode,
-            outer_scale: no_outer_scale,
-        }),
+        kind: Kind::Coded(Codes { sub_len: Some(16), ..Codes::simple(3, 4, 7, decode, encode) }),
     };
 }
 

@@ -9,8 +9,11 @@
 //!
 //! Encoding: `d = M / -8` where M is the element of largest magnitude, sign kept (the first one on
 //! ties), so M itself is exact and the other side clips at +7. Codes use the f32 inverse of the
-//! unrounded d. Source: ggml `quantize_row_q4_0_ref` (ggml-quants.c).
+//! unrounded d. With importances: 19 candidate scales, errors weighed by
+//! `importance * sqrt(mean(row^2) + w^2)`. Source: ggml `quantize_row_q4_0_ref` and `_impl`
+//! (ggml-quants.c).
 
+use super::search::{largest, signed, weigh};
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, inverse, put_f16};
 
@@ -36,17 +39,24 @@ fn decode(bytes: &[u8], out: &mut Plain) {
 }
 
 fn encode(input: &Input<'_>, out: &mut [u8]) {
-    let x = input.x;
-    let mut largest = 0.0f32;
-    for &v in x {
-        if v.abs() > largest.abs() {
-            largest = v;
-        }
-    }
-    let d = largest / -8.0;
-    let id = inverse(d);
+    let (d, codes) = around_zero(input, 8.0);
     put_f16(out, 0, d);
-    put_nibbles(&mut out[2..18], |i| ((x[i] * id + 8.5) as u8).min(15));
+    put_nibbles(&mut out[2..18], |i| codes[i]);
+}
+
+/// Scale and codes `0..2*half` of a block of 32, by its largest magnitude or, with importances, by
+/// search: the encoding of Q4_0 and Q5_0.
+pub(super) fn around_zero(input: &Input<'_>, half: f32) -> (f32, [u8; 32]) {
+    let x: &[f32; 32] = input.x.as_array().expect("a block");
+    let Some(importance) = input.importance else {
+        let d = largest(x) / -half;
+        let id = inverse(d);
+        let top = 2.0 * half - 1.0;
+        return (d, x.map(|v| (v * id + (half + 0.5)).min(top) as u8));
+    };
+    let w = weigh(x, importance.as_array().expect("a block"), input.row_mean_square);
+    let mut codes = [0; 32];
+    (signed(x, &w, half, &mut codes), codes)
 }
 
 /// Reads the 32 nibbles of a legacy block: low nibbles are elements 0..16, high ones 16..32.

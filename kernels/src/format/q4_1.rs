@@ -8,9 +8,13 @@
 //! ```
 //!
 //! In the normal form the minimum is subtracted, so `m = -b`. Encoding: `b = min`,
-//! `d = (max - min) / 15`, `q = trunc((w - min) / d + 0.5)`. Source: ggml `quantize_row_q4_1_ref`.
+//! `d = (max - min) / 15`, `q = trunc((w - min) / d + 0.5)`. With importances: 37 candidates for scale
+//! and minimum, errors weighed by `importance * sqrt(mean(row^2) + w^2)`. Source: ggml
+//! `quantize_row_q4_1_ref` and `_impl`.
 
+use super::min_search::MinSearch;
 use super::q4_0::{nibbles, put_nibbles};
+use super::search::weigh;
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, inverse, put_f16};
 
@@ -37,12 +41,25 @@ fn decode(bytes: &[u8], out: &mut Plain) {
 }
 
 fn encode(input: &Input<'_>, out: &mut [u8]) {
-    let x = input.x;
-    let min = x.iter().copied().fold(f32::INFINITY, f32::min);
-    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let d = (max - min) / 15.0;
-    let id = inverse(d);
+    let (d, min, codes) = above_min(input, 15.0);
     put_f16(out, 0, d);
     put_f16(out, 2, min);
-    put_nibbles(&mut out[4..20], |i| (((x[i] - min) * id + 0.5) as u8).min(15));
+    put_nibbles(&mut out[4..20], |i| codes[i]);
+}
+
+/// Scale, minimum and codes `0..=top` of a block of 32, by range or, with importances, by search: the
+/// encoding of Q4_1 and Q5_1.
+pub(super) fn above_min(input: &Input<'_>, top: f32) -> (f32, f32, [u8; 32]) {
+    let x: &[f32; 32] = input.x.as_array().expect("a block");
+    if let Some(importance) = input.importance {
+        let w = weigh(x, importance.as_array().expect("a block"), input.row_mean_square);
+        let mut codes = [0.0; 32];
+        let (d, minus_min) = MinSearch::weighted(top).run(x, &w, &mut codes);
+        return (d, -minus_min, codes.map(|q| q as u8));
+    }
+    let min = x.iter().copied().fold(f32::INFINITY, f32::min);
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let d = (max - min) / top;
+    let id = inverse(d);
+    (d, min, x.map(|v| ((v - min) * id + 0.5).min(top) as u8))
 }

@@ -13,9 +13,9 @@
 //! Source: ggml `quantize_row_q5_K_ref` and `quantize_row_q5_K_impl`.
 
 use super::kquant::{Recipe, nibble, put_nibbles, put_scales_and_mins, scales_and_mins};
-use super::search::MinSearch;
+use super::min_search::MinSearch;
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
-use super::{f16_at, no_outer_scale, put_f16};
+use super::{f16_at, put_f16};
 
 /// The codec.
 #[allow(non_camel_case_types, reason = "the field's name")]
@@ -30,13 +30,9 @@ impl Q5_K {
         scales: Scales::Block,
         summary: "5-bit codes above a minimum, 6-bit scale and minimum per 32, f16 scales of both per 256",
         kind: Kind::Coded(Codes {
-            bits: 5,
-            zero: 0,
-            max: 31,
             min: true,
-            decode,
-            encode,
-            outer_scale: no_outer_scale,
+            sub_len: Some(32),
+            ..Codes::simple(5, 0, 31, decode, encode)
         }),
     };
 }

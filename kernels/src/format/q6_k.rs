@@ -16,7 +16,7 @@
 use super::kquant::{pair, put_pairs, recode};
 use super::search::{TINY, code, largest, signed, squares};
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
-use super::{f16_at, no_outer_scale, put_f16};
+use super::{f16_at, put_f16};
 
 /// The codec.
 #[allow(non_camel_case_types, reason = "the field's name")]
@@ -30,15 +30,7 @@ impl Q6_K {
         activation: Grouping::Group256,
         scales: Scales::Block,
         summary: "6-bit codes around zero, 8-bit scale per 16, f16 scale of scales per 256",
-        kind: Kind::Coded(Codes {
-            bits: 6,
-            zero: 32,
-            max: 63,
-            min: false,
-            decode,
-            encode,
-            outer_scale: no_outer_scale,
-        }),
+        kind: Kind::Coded(Codes { sub_len: Some(16), ..Codes::simple(6, 32, 63, decode, encode) }),
     };
 }
 
@@ -73,7 +65,9 @@ fn encode(input: &Input<'_>, out: &mut [u8]) {
     let inverse = -128.0 / top;
     put_f16(out, 208, 1.0 / inverse);
     let d = f16_at(out, 208);
-    for ((b, s), (x, codes)) in out[192..208].iter_mut().zip(scales).zip(blocks.iter().zip(&mut codes)) {
+    for ((b, s), (x, codes)) in
+        out[192..208].iter_mut().zip(scales).zip(blocks.iter().zip(&mut codes))
+    {
         let sub = code(inverse * s, -128.0, 127.0);
         *b = sub as i8 as u8;
         recode(x, d * sub, 32.0, codes);

@@ -1,18 +1,21 @@
-//! The searches behind the encoders: which scale, or scale and minimum, loses least.
+//! The searches behind the encoders: which scale loses least.
 //!
 //! These are the routines of ggml's reference quantisers, told by what they do. Each operation is
 //! rounded once (no fused multiply-adds) and each sum runs in ascending order, so a block gets the same
-//! bytes on every machine. Codes are kept as f32 while searching: they are small integers, exact, and
-//! the loops over them vectorise.
+//! bytes on every machine. Codes are kept as f32 while searching: they are small integers, exact. Four
+//! candidates are tried together, a lane each, because one sum in order is a chain of waiting.
 //!
 //! Sources, all in ggml-quants.c: `make_qx_quants` ([`signed`]), `make_q3_quants` ([`signed_by_steps`]),
-//! `make_qkx2_quants` and `make_qkx3_quants` ([`MinSearch::run`]), `make_qp_quants` ([`positive`]).
+//! `make_qp_quants` ([`positive`]); `min_search.rs` has the one for a scale and a minimum.
 
 /// Below this magnitude a group counts as all zero (ggml's `GROUP_MAX_EPS`).
 pub(super) const TINY: f32 = 1e-15;
 
 /// Passes over the codes after which the step-by-step searches stop (ggml's choice).
 const PASSES: usize = 5;
+
+/// Candidates that are tried together.
+pub(super) const LANES: usize = 4;
 
 /// Nearest integer, ties to even, for `|x| < 2^22`: above 1.5 * 2^23 an f32 has no fraction bits.
 fn nearest(x: f32) -> f32 {
@@ -75,24 +78,29 @@ pub(super) fn signed<const N: usize>(
         codes.fill(0);
         return 0.0;
     }
-    let wx: [f32; N] = std::array::from_fn(|i| w[i] * x[i]);
-    let sums = |inverse: f32| {
-        let q = x.map(|v| code(inverse * v, -half, half - 1.0));
-        let xq: [f32; N] = std::array::from_fn(|i| wx[i] * q[i]);
-        let qq: [f32; N] = std::array::from_fn(|i| w[i] * q[i] * q[i]);
-        xq.iter().zip(&qq).fold((0.0f32, 0.0f32), |(a, b), (xq, qq)| (a + xq, b + qq))
-    };
-    let mut inverse = -half / top;
-    let (xq, qq) = sums(inverse);
-    let mut scale = ratio(xq, qq);
-    let mut best = scale * xq;
-    for step in (-9i8..=9).filter(|step| *step != 0) {
-        let candidate = -(half + 0.1 * f32::from(step)) / top;
-        let (xq, qq) = sums(candidate);
-        if qq > 0.0 && xq * xq > best * qq {
-            scale = xq / qq;
-            best = scale * xq;
-            inverse = candidate;
+    // Steps of a tenth of a code: none, then -9 to 9. The last repeats and cannot win again.
+    const STEPS: [[i8; LANES]; 5] =
+        [[0, -9, -8, -7], [-6, -5, -4, -3], [-2, -1, 1, 2], [3, 4, 5, 6], [7, 8, 9, 9]];
+    let (mut inverse, mut scale, mut best) = (-half / top, 0.0, 0.0);
+    for (k, steps) in STEPS.iter().enumerate() {
+        let candidates = steps.map(|step| -(half + 0.1 * f32::from(step)) / top);
+        let (mut xq, mut qq) = ([0.0f32; LANES], [0.0f32; LANES]);
+        for (x, w) in x.iter().zip(w) {
+            for c in 0..LANES {
+                let q = code(candidates[c] * x, -half, half - 1.0);
+                xq[c] += w * x * q;
+                qq[c] += w * q * q;
+            }
+        }
+        for c in 0..LANES {
+            if k + c == 0 {
+                scale = ratio(xq[c], qq[c]);
+                best = scale * xq[c];
+            } else if qq[c] > 0.0 && xq[c] * xq[c] > best * qq[c] {
+                scale = xq[c] / qq[c];
+                best = scale * xq[c];
+                inverse = candidates[c];
+            }
         }
     }
     for (c, v) in codes.iter_mut().zip(x) {
@@ -104,11 +112,7 @@ pub(super) fn signed<const N: usize>(
 /// As [`signed`], weights `x^2`, but moving one code at a time: from the scale that gives the largest
 /// weight code `-half`, each code moves to the best place for the scale of all others, while that raises
 /// `(sum w*x*q)^2 / sum w*q^2`.
-pub(super) fn signed_by_steps<const N: usize>(
-    x: &[f32; N],
-    half: f32,
-    codes: &mut [u8; N],
-) -> f32 {
+pub(super) fn signed_by_steps<const N: usize>(x: &[f32; N], half: f32, codes: &mut [u8; N]) -> f32 {
     let top = largest(x);
     if top.abs() < TINY {
         codes.fill(0);
@@ -203,88 +207,4 @@ pub(super) fn positive(x: &[f32], w: &[f32], top: f32, codes: &mut [u8]) -> f32 
         }
     }
     ratio(xq, qq)
-}
-
-/// The search for a scale and a minimum.
-pub(super) struct MinSearch {
-    /// Largest code.
-    pub top: f32,
-    /// The candidates map the range to `top + start`, `top + start + step`, ...
-    pub start: f32,
-    /// Distance between candidates.
-    pub step: f32,
-    /// Candidates after the first.
-    pub steps: u8,
-    /// Whether the error is absolute; otherwise it is squared.
-    pub absolute: bool,
-}
-
-impl MinSearch {
-    /// The search used with importances, whatever the format.
-    pub const fn weighted(top: f32) -> Self {
-        MinSearch { top, start: -0.9, step: 0.05, steps: 36, absolute: false }
-    }
-
-    /// Codes `0..=top` with `x = scale * code - min`, `min >= 0`; returns `(scale, min)`.
-    ///
-    /// Begins with the range of the weights (0 included). Each candidate rounds to codes, solves the
-    /// weighted least squares for scale and minimum, and wins if its error is lower. The minimum of each
-    /// winner is the anchor that later candidates round from, so their order matters.
-    pub fn run<const N: usize>(
-        &self,
-        x: &[f32; N],
-        w: &[f32; N],
-        codes: &mut [f32; N],
-    ) -> (f32, f32) {
-        let (mut low, mut high) = (x[0], x[0]);
-        let (mut sum_w, mut sum_x) = (w[0], w[0] * x[0]);
-        for i in 1..N {
-            low = if x[i] < low { x[i] } else { low };
-            high = if x[i] > high { x[i] } else { high };
-            sum_w += w[i];
-            sum_x += w[i] * x[i];
-        }
-        low = low.min(0.0);
-        if low == high {
-            codes.fill(0.0);
-            return (0.0, -low);
-        }
-        let round = |inverse: f32, low: f32| x.map(|v| code(inverse * (v - low), 0.0, self.top));
-        let error = |q: &[f32; N], scale: f32, low: f32| {
-            let errors: [f32; N] = std::array::from_fn(|i| {
-                let diff = scale * q[i] + low - x[i];
-                w[i] * if self.absolute { diff.abs() } else { diff * diff }
-            });
-            errors.iter().fold(0.0f32, |sum, e| sum + e)
-        };
-        let inverse = self.top / (high - low);
-        let mut scale = 1.0 / inverse;
-        *codes = round(inverse, low);
-        let mut best = error(codes, scale, low);
-        for step in 0..=self.steps {
-            let inverse = (self.start + self.step * f32::from(step) + self.top) / (high - low);
-            let q = round(inverse, low);
-            let wq: [f32; N] = std::array::from_fn(|i| w[i] * q[i]);
-            let (mut sum_q, mut sum_qq, mut sum_xq) = (0.0f32, 0.0f32, 0.0f32);
-            for i in 0..N {
-                sum_q += wq[i];
-                sum_qq += wq[i] * q[i];
-                sum_xq += wq[i] * x[i];
-            }
-            let determinant = sum_w * sum_qq - sum_q * sum_q;
-            if determinant > 0.0 {
-                let mut s = (sum_w * sum_xq - sum_x * sum_q) / determinant;
-                let mut m = (sum_qq * sum_x - sum_q * sum_xq) / determinant;
-                if m > 0.0 {
-                    (s, m) = (sum_xq / sum_qq, 0.0);
-                }
-                let e = error(&q, s, m);
-                if e < best {
-                    (best, scale, low) = (e, s, m);
-                    *codes = q;
-                }
-            }
-        }
-        (scale, -low)
-    }
 }

@@ -22,8 +22,7 @@ pub struct PerTensor;
 /// One scale per row.
 pub struct PerRow;
 
-const CODES: Codes =
-    Codes { outer_scale: absmean, ..Codes::simple(2, 1, 3, decode, encode) };
+const CODES: Codes = Codes { outer_scale: absmean, ..Codes::simple(2, 1, 3, decode, encode) };
 
 const fn info(name: &'static str, scales: Scales, summary: &'static str) -> Info {
     let kind = Kind::Coded(CODES);
@@ -44,7 +43,7 @@ impl PerRow {
 }
 
 /// BitNet's scale: the mean magnitude, at least 1e-5.
-fn absmean(x: &[f32]) -> f32 {
+pub(super) fn absmean(x: &[f32]) -> f32 {
     let sum: f64 = x.iter().map(|v| f64::from(v.abs())).sum();
     ((sum / x.len().max(1) as f64) as f32).max(1e-5)
 }
@@ -57,10 +56,13 @@ fn decode(bytes: &[u8], out: &mut Plain) {
 }
 
 fn encode(input: &Input<'_>, out: &mut [u8]) {
-    let inverse = 1.0 / input.scale;
     out[0] = 0;
-    for (i, v) in input.x.iter().enumerate() {
-        let code = (v * inverse).round_ties_even().clamp(-1.0, 1.0) as i8 + 1;
-        out[0] |= (code as u8) << (2 * i);
+    for (i, w) in input.x.iter().enumerate() {
+        out[0] |= ((ternary(*w, input.scale) + 1) as u8) << (2 * i);
     }
+}
+
+/// The nearest of -1, 0 and 1 to `w / alpha`, half to even.
+pub(super) fn ternary(w: f32, alpha: f32) -> i8 {
+    (w * (1.0 / alpha)).round_ties_even().clamp(-1.0, 1.0) as i8
 }

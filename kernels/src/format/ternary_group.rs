@@ -16,7 +16,7 @@
 use super::search::code;
 use super::sign::mean_magnitude;
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
-use super::{f16_at, no_outer_scale, put_f16};
+use super::{f16_at, put_f16};
 
 /// Groups of 32.
 pub struct G32;
@@ -35,16 +35,60 @@ const fn info(
     block: usize,
     activation: Grouping,
     summary: &'static str,
-    decode: fn(&[u8], &mut Plain),
 ) -> Info {
-    let kind = Kind::Coded(Codes {
-        bits: 2,
-        zero: 1,
-        max: 3,
-        min: false,
-        decode,
-        encode,
-        outer_scale: no_outer_scale,
-    });
+    let kind = Kind::Coded(Codes::simple(2, 1, 3, decode, encode));
     Info { name, block, bytes: 2 + block / 4, activation, scales: Scales::Block, summary, kind }
+}
+
+impl G32 {
+    pub(super) const INFO: Info = info(
+        "TERNARY_G32",
+        32,
+        Grouping::Group32,
+        "ternary by absmean, 2-bit codes, one f16 scale per 32",
+    );
+}
+
+impl G64 {
+    pub(super) const INFO: Info = info(
+        "TERNARY_G64",
+        64,
+        Grouping::Group64,
+        "ternary by absmean, 2-bit codes, one f16 scale per 64",
+    );
+}
+
+impl G128 {
+    pub(super) const INFO: Info = info(
+        "TERNARY_G128",
+        128,
+        Grouping::Group128,
+        "ternary by absmean, 2-bit codes, one f16 scale per 128",
+    );
+}
+
+impl G256 {
+    pub(super) const INFO: Info = info(
+        "TERNARY_G256",
+        256,
+        Grouping::Group256,
+        "ternary by absmean, 2-bit codes, one f16 scale per 256",
+    );
+}
+
+fn decode(bytes: &[u8], out: &mut Plain) {
+    out.d = f16_at(bytes, 0);
+    for (q, byte) in out.q.as_chunks_mut::<4>().0.iter_mut().zip(&bytes[2..]) {
+        *q = [0, 2, 4, 6].map(|bit| i16::from(byte >> bit & 3) - 1);
+    }
+}
+
+fn encode(input: &Input<'_>, out: &mut [u8]) {
+    let scale = mean_magnitude(input.x).max(SMALLEST);
+    let inverse = 1.0 / scale;
+    put_f16(out, 0, scale);
+    for (byte, x) in out[2..].iter_mut().zip(input.x.as_chunks::<4>().0) {
+        let codes = x.map(|v| (code(v * inverse, -1.0, 1.0) + 1.0) as u8);
+        *byte = codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6;
+    }
 }

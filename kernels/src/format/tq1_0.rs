@@ -18,7 +18,7 @@
 
 use super::search::largest;
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
-use super::{f16_at, inverse, no_outer_scale, put_f16, round_half_away};
+use super::{f16_at, inverse, put_f16, round_half_away};
 
 /// The codec.
 #[allow(non_camel_case_types, reason = "the field's name")]
@@ -32,15 +32,7 @@ impl TQ1_0 {
         activation: Grouping::Group256,
         scales: Scales::Block,
         summary: "ternary, five weights per byte in base 3, one f16 scale (the maximum) per 256",
-        kind: Kind::Coded(Codes {
-            bits: 2,
-            zero: 1,
-            max: 2,
-            min: false,
-            decode,
-            encode,
-            outer_scale: no_outer_scale,
-        }),
+        kind: Kind::Coded(Codes { base3: true, ..Codes::simple(2, 1, 2, decode, encode) }),
     };
 }
 

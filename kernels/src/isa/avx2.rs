@@ -80,6 +80,23 @@ impl Isa for Avx2 {
         both2(a, b, |a, b| proven!(self, _mm256_or_si256(a, b)))
     }
     #[inline(always)]
+    fn triple(self, x: Self::Bytes) -> Self::Bytes {
+        both(x, |x| proven!(self, _mm256_add_epi8(_mm256_add_epi8(x, x), x)))
+    }
+    #[inline(always)]
+    fn trit(self, x: Self::Bytes) -> Self::Bytes {
+        // 3u >= 256 from u = 86 on, 3u >= 512 from u = 171 on.
+        both(x, |x| {
+            proven!(self, {
+                let one = _mm256_set1_epi8(1);
+                let first = _mm256_min_epu8(_mm256_subs_epu8(x, _mm256_set1_epi8(85)), one);
+                let second =
+                    _mm256_min_epu8(_mm256_subs_epu8(x, _mm256_set1_epi8(170u8 as i8)), one);
+                _mm256_add_epi8(first, second)
+            })
+        })
+    }
+    #[inline(always)]
     fn lookup(self, x: Self::Bytes, table: &[u8; 16]) -> Self::Bytes {
         // `table` is 16 readable bytes; the load has no alignment rule.
         both(x, |x| {
@@ -142,6 +159,15 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
         both2(a, b, |a, b| proven!(self, _mm256_mullo_epi32(a, b)))
+    }
+    #[inline(always)]
+    fn telescope(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        both2(a, b, |a, b| {
+            proven!(self, {
+                let three = _mm256_add_epi32(_mm256_add_epi32(a, a), a);
+                _mm256_srai_epi32::<8>(_mm256_sub_epi32(three, b))
+            })
+        })
     }
     #[inline(always)]
     fn splat_i32(self, x: i32) -> Self::I32 {

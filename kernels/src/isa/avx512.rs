@@ -49,6 +49,20 @@ impl Isa for Avx512 {
         proven!(self, _mm512_or_si512(a, b))
     }
     #[inline(always)]
+    fn triple(self, x: __m512i) -> __m512i {
+        proven!(self, _mm512_add_epi8(_mm512_add_epi8(x, x), x))
+    }
+    #[inline(always)]
+    fn trit(self, x: __m512i) -> __m512i {
+        // 3u >= 256 from u = 86 on, 3u >= 512 from u = 171 on.
+        proven!(self, {
+            let one = _mm512_set1_epi8(1);
+            let first = _mm512_min_epu8(_mm512_subs_epu8(x, _mm512_set1_epi8(85)), one);
+            let second = _mm512_min_epu8(_mm512_subs_epu8(x, _mm512_set1_epi8(170u8 as i8)), one);
+            _mm512_add_epi8(first, second)
+        })
+    }
+    #[inline(always)]
     fn lookup(self, x: __m512i, table: &[u8; 16]) -> __m512i {
         // `table` is 16 readable bytes; the load has no alignment rule.
         proven!(self, {
@@ -95,6 +109,13 @@ impl Isa for Avx512 {
     #[inline(always)]
     fn mul_i32(self, a: __m512i, b: __m512i) -> __m512i {
         proven!(self, _mm512_mullo_epi32(a, b))
+    }
+    #[inline(always)]
+    fn telescope(self, a: __m512i, b: __m512i) -> __m512i {
+        proven!(self, {
+            let three = _mm512_add_epi32(_mm512_add_epi32(a, a), a);
+            _mm512_srai_epi32::<8>(_mm512_sub_epi32(three, b))
+        })
     }
     #[inline(always)]
     fn splat_i32(self, x: i32) -> __m512i {

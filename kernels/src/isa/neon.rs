@@ -106,6 +106,21 @@ macro_rules! neon {
                 all2(a, b, |a, b| proven!(self, vorrq_u8(a, b)))
             }
             #[inline(always)]
+            fn triple(self, x: Self::Bytes) -> Self::Bytes {
+                all(x, |x| proven!(self, vmulq_u8(x, vdupq_n_u8(3))))
+            }
+            #[inline(always)]
+            fn trit(self, x: Self::Bytes) -> Self::Bytes {
+                // 3u >= 256 from u = 86 on, 3u >= 512 from u = 171 on; a true comparison is -1.
+                all(x, |x| {
+                    proven!(self, {
+                        let first = vcgeq_u8(x, vdupq_n_u8(86));
+                        let second = vcgeq_u8(x, vdupq_n_u8(171));
+                        vsubq_u8(vdupq_n_u8(0), vaddq_u8(first, second))
+                    })
+                })
+            }
+            #[inline(always)]
             fn lookup(self, x: Self::Bytes, table: &[u8; 16]) -> Self::Bytes {
                 // `table` is 16 readable bytes.
                 all(x, |x| proven!(self, vqtbl1q_u8(vld1q_u8(table.as_ptr()), x)))
@@ -160,6 +175,12 @@ macro_rules! neon {
             #[inline(always)]
             fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
                 all2(a, b, |a, b| proven!(self, vmulq_s32(a, b)))
+            }
+            #[inline(always)]
+            fn telescope(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+                all2(a, b, |a, b| {
+                    proven!(self, vshrq_n_s32::<8>(vsubq_s32(vmulq_n_s32(a, 3), b)))
+                })
             }
             #[inline(always)]
             fn splat_i32(self, x: i32) -> Self::I32 {

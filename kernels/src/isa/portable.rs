@@ -55,6 +55,14 @@ impl Isa for Portable {
         std::array::from_fn(|i| a[i] | b[i])
     }
     #[inline(always)]
+    fn triple(self, x: Self::Bytes) -> Self::Bytes {
+        x.map(|u| u.wrapping_mul(3))
+    }
+    #[inline(always)]
+    fn trit(self, x: Self::Bytes) -> Self::Bytes {
+        x.map(|u| (u16::from(u) * 3 >> 8) as u8)
+    }
+    #[inline(always)]
     fn lookup(self, x: Self::Bytes, table: &[u8; 16]) -> Self::Bytes {
         x.map(|i| table[usize::from(i & 15)])
     }
@@ -91,6 +99,10 @@ impl Isa for Portable {
     #[inline(always)]
     fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
         each2(a, b, i32::wrapping_mul)
+    }
+    #[inline(always)]
+    fn telescope(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        each2(a, b, |a, b| a.wrapping_mul(3).wrapping_sub(b) >> 8)
     }
     #[inline(always)]
     fn splat_i32(self, x: i32) -> Self::I32 {

@@ -19,7 +19,7 @@
 //! and each activation V vectors. The integer sums may be formed in any order: they are exact.
 
 use crate::activation::{Acts, CHUNK};
-use crate::format::{CodedFormat, Codes, Grouping};
+use crate::format::{CodedFormat, Codes, Scales};
 use crate::isa::{Isa, Op, run_length};
 use crate::panel::{Line, ROWS, chunk_lines, mask, plane_lines, plane_place, planes};
 
@@ -172,12 +172,24 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
             }
         }
     }
+    store_rows::<I, C, V, N>(isa, panel, v0, acc, out);
+}
+
+/// Multiplies with the row scales, if the format has them, and stores.
+#[inline(always)]
+pub(super) fn store_rows<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
+    isa: I,
+    panel: &Panel<'_>,
+    v0: usize,
+    acc: [[I::F32; N]; V],
+    out: &mut [f32],
+) {
     for v in 0..V {
         let rows = (v0 + v) * 16;
         for t in 0..N {
             let mut y = acc[v][t];
             if let Some(scales) = panel.row_scales
-                && C::INFO.activation == Grouping::Token
+                && matches!(C::INFO.scales, Scales::Row | Scales::Tensor)
             {
                 y = isa.mul(y, isa.load(&scales.as_chunks().0[v0 + v]));
             }
@@ -190,7 +202,7 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
 
 /// 16 f16 numbers of a header: vector `v` of the 64 that start at line `line`.
 #[inline(always)]
-fn half_line<I: Isa>(isa: I, header: &[Line], line: usize, v: usize) -> I::F32 {
+pub(super) fn half_line<I: Isa>(isa: I, header: &[Line], line: usize, v: usize) -> I::F32 {
     isa.load_f16(&header[line + v / 2].0.as_chunks().0[v % 2])
 }
 

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 
-use super::{dense::Dense, integer::Integer};
+use super::{base3::Base3, dense::Dense, integer::Integer};
 use crate::activation::Acts;
 use crate::backend;
 use crate::error::{Error, Result, check_len};
@@ -49,6 +49,18 @@ pub(crate) fn coded<I: Isa, C: CodedFormat>(
 ) {
     let panel = Panel::of(w, p);
     token::<I>().vectorize(Integer { panel, acts, t0, out, codec: PhantomData::<C> });
+}
+
+/// One panel of a base-3 format on `I`, any number of tokens.
+pub(crate) fn base3<I: Isa, C: CodedFormat>(
+    w: &Panels,
+    p: usize,
+    acts: &Acts,
+    t0: usize,
+    out: &mut [f32],
+) {
+    let panel = Panel::of(w, p);
+    token::<I>().vectorize(Base3 { panel, acts, t0, out, codec: PhantomData::<C> });
 }
 
 /// One panel of a dense format on `I`, any number of tokens.

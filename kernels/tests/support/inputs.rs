@@ -68,11 +68,20 @@ pub const COLS_256: &[usize] = &[
     768, // an odd number of blocks
 ];
 
+/// Columns to try for formats in blocks of 64 and 128.
+pub const COLS_128: &[usize] = &[
+    0,   // an empty sum
+    128, // one block, or two
+    384, // an odd number of blocks
+    640, // Gemma 3 270M's width
+];
+
 /// The columns of the lists above that a format can hold.
 pub fn columns(format: Format) -> &'static [usize] {
     let info = format.info();
     match (info.scales == Scales::Block, info.block) {
         (true, 32) => COLS_32,
+        (true, 64 | 128) => COLS_128,
         (true, 256) => COLS_256,
         (true, block) => panic!("{format}: add columns for blocks of {block} to these lists"),
         (false, _) => COLS_ANY,
@@ -227,11 +236,19 @@ pub fn paint(i: usize) -> f32 {
 
 /// Where a block keeps its f16 scales and minima, so that raw bytes can get finite ones.
 pub fn f16_places(format: Format) -> &'static [usize] {
+    use Format as F;
     match format {
-        Format::Q4_0 | Format::Q8_0 => &[0],
-        Format::Q4_1 => &[0, 2],
-        Format::TQ2_0 => &[64],
-        Format::F32 | Format::F16 | Format::BF16 | Format::TERNARY | Format::TERNARY_ROW => &[],
+        F::Q4_0 | F::Q5_0 | F::Q8_0 | F::IQ4_NL => &[0],
+        F::TERNARY_G32 | F::TERNARY_G64 | F::TERNARY_G128 | F::TERNARY_G256 => &[0],
+        F::Q4_1 | F::Q5_1 | F::Q4_K | F::Q5_K => &[0, 2],
+        F::Q2_K => &[80, 82],
+        F::Q3_K => &[108],
+        F::Q6_K => &[208],
+        F::TQ1_0 => &[52],
+        F::TQ2_0 => &[64],
+        F::F32 | F::F16 | F::BF16 => &[],
+        F::TERNARY | F::TERNARY_ROW | F::TERNARY_B3 | F::TERNARY_B3_ROW => &[],
+        F::SIGN | F::SIGN_ROW => &[],
     }
 }
 

@@ -15,6 +15,11 @@ does, and decodes all of them; README.md describes the files this script writes.
 
 The checked-in files were made with gguf 0.19.0 and NumPy 2.4.6 and agree with ggml 0.25.3.
 
+`gguf` has no encoders for the formats that search for their scales. Those vectors, in `encode/`, are
+ggml's own and are written or checked only with `--ggml`. ggml's bytes depend on whether its compiler
+fused multiplications with additions: take a build for plain x86-64, as in the wheels of
+llama-cpp-python (its libggml-base.so has no such instruction). Each file says which build made it.
+
 Seeds: every case draws from its own generator, `np.random.default_rng([SEED, crc32(format),
 crc32(case)])`, so adding a case or a format leaves all the others as they are.
 
@@ -29,6 +34,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import sys
 import zlib
 from collections.abc import Callable
@@ -59,6 +65,21 @@ FORMATS: dict[str, tuple[int, int, tuple[int, ...], int, int]] = {
     "Q5_K": (256, 176, (0, 2), 0, 2048),
     "Q6_K": (256, 210, (208,), 0, 2048),
     "IQ4_NL": (32, 18, (0,), 0, 1024),
+}
+
+
+# Formats whose encoders search: True if also without importances.
+SEARCHED = {
+    "Q4_0": False,
+    "Q4_1": False,
+    "Q5_0": False,
+    "Q5_1": False,
+    "Q2_K": True,
+    "Q3_K": True,
+    "Q4_K": True,
+    "Q5_K": True,
+    "Q6_K": True,
+    "IQ4_NL": True,
 }
 
 
@@ -174,6 +195,28 @@ def bits(values: np.ndarray) -> str:
     return " ".join(f"{v:08x}" for v in values.view(np.uint32))
 
 
+def search_rows() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The rows that all searching encoders get, and the importance of their columns."""
+    n = 1024
+    r = rng("search", "rows")
+    outliers = 0.02 * r.standard_normal(n)
+    outliers[r.choice(n, n // 32, replace=False)] *= 60.0
+    edges = np.zeros((4, 256))  # a block of zeros, a constant one, ...
+    edges[1] = -1.3
+    edges[2] = np.where(r.random(256) < 0.5, r.standard_normal(256), 1e-40 * r.standard_normal(256))
+    edges[3, 77] = 0.37  # ... and one that is zero but for one weight
+    rows = {
+        "normal": r.standard_normal(n),
+        "uniform": r.uniform(-1, 1, n),
+        "student-t": 0.05 * r.standard_t(3, n),
+        "outliers": outliers,
+        "positive-only": np.abs(r.standard_normal(n)) + 0.01,
+        "edges": edges.reshape(-1),
+    }
+    importance = np.exp(2 * r.standard_normal(n)).astype(np.float32)  # over four decades
+    return {name: row.astype(np.float32) for name, row in rows.items()}, importance
+
+
 ROW_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
 
@@ -195,6 +238,22 @@ class Ggml:
         self.differences = 0
         self.lib = ctypes.CDLL(path)
         self.lib.ggml_get_type_traits.restype = ctypes.POINTER(self.Traits)
+        self.lib.ggml_version.restype = ctypes.c_char_p
+        self.lib.ggml_quantize_chunk.argtypes = [
+            ctypes.c_int,
+            *[ctypes.c_void_p] * 2,
+            *[ctypes.c_int64] * 3,
+            ctypes.c_void_p,
+        ]
+
+    def search(self, fmt: str, row: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
+        block, size, *_ = FORMATS[fmt]
+        out = np.zeros(len(row) // block * size, dtype=np.uint8)
+        weights = None if importance is None else importance.ctypes.data
+        self.lib.ggml_quantize_chunk(
+            int(T[fmt]), row.ctypes.data, out.ctypes.data, 0, 1, len(row), weights
+        )
+        return out
 
     def traits(self, fmt: str) -> Ggml.Traits:
         traits: Ggml.Traits = self.lib.ggml_get_type_traits(int(T[fmt])).contents
@@ -242,23 +301,47 @@ def vectors(fmt: str, ggml: Ggml | None) -> str:
     return json.dumps(head, indent=1) + "\n"
 
 
+def searched(ggml: Ggml) -> dict[Path, str]:
+    """The files in `encode/`."""
+    rows, importance = search_rows()
+    listed = [{"name": name, "input": bits(row)} for name, row in rows.items()]
+    head = {"importance": bits(importance), "rows": listed}
+    files = {HERE / "encode/rows.json": json.dumps(head, indent=1) + "\n"}
+    build = f"ggml {ggml.lib.ggml_version().decode()}, x86-64, no fused multiply-adds"
+    for fmt, plain in SEARCHED.items():
+        cases = []
+        for name, row in rows.items():
+            for weights in (None, importance) if plain else (importance,):
+                data = ggml.search(fmt, row, weights)
+                diff = decode(fmt, data).astype(np.float64) - row
+                error = math.fsum((1.0 if weights is None else weights) * diff * diff)
+                case = {"name": name, "importance": weights is not None, "error": error}
+                cases.append(case | {"bytes": data.tobytes().hex()})
+        text = json.dumps({"format": fmt, "build": build, "cases": cases}, indent=1) + "\n"
+        files[HERE / f"encode/{fmt}.json"] = text
+    return files
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare the files, write nothing")
     parser.add_argument("--ggml", metavar="LIB", help="also ask this libggml-base.so")
     args = parser.parse_args()
     ggml = Ggml(args.ggml) if args.ggml else None
+    files = {HERE / f"{fmt}.json": vectors(fmt, ggml) for fmt in FORMATS}
+    if ggml:
+        files |= searched(ggml)
     stale = []
-    for fmt in FORMATS:
-        path, text = HERE / f"{fmt}.json", vectors(fmt, ggml)
+    for path, text in files.items():
         if args.check:
             if not path.exists() or path.read_text() != text:
-                stale.append(path.name)
+                stale.append(str(path.relative_to(HERE)))
         else:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text)
-            print(f"{path.name}: {len(text) / 1000:.0f} kB")
+            print(f"{path.relative_to(HERE)}: {len(text) / 1000:.0f} kB")
     if stale:
-        print("differ from what gguf says:", ", ".join(stale), file=sys.stderr)
+        print("differ from what this script writes:", ", ".join(stale), file=sys.stderr)
     return 1 if stale or (ggml and ggml.differences) else 0
 
 

@@ -1,0 +1,60 @@
+//! TERNARY_B3 and TERNARY_B3_ROW: as TERNARY, five weights to a byte: 1.6 bits per weight.
+//!
+//! ```text
+//! byte    0                          1
+//!         w0 w1 w2 w3 w4             w5 w6 w7 w8 w9   ...
+//!
+//! v = 81 (w0+1) + 27 (w1+1) + 9 (w2+1) + 3 (w3+1) + (w4+1)        0..=242, stored as ceil(256 v / 243)
+//! w[i] = alpha * (digit[i] - 1)
+//! ```
+//!
+//! The byte is a fraction of 256 in base 3, as in ggml's TQ1_0: digit i is the integer part of
+//! `3 * fraction(byte * 3^i / 256)`. The 13 bytes that no encoder writes decode by the same rule. Rows
+//! start on a byte; the last is padded with zero weights. Encoding is that of TERNARY: absmean (BitNet
+//! b1.58, arXiv 2402.17764).
+
+use super::ternary::{absmean, ternary};
+use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
+
+/// One scale per matrix.
+pub struct PerTensor;
+/// One scale per row.
+pub struct PerRow;
+
+const CODES: Codes =
+    Codes { base3: true, outer_scale: absmean, ..Codes::simple(2, 1, 2, decode, encode) };
+
+const fn info(name: &'static str, scales: Scales, summary: &'static str) -> Info {
+    let kind = Kind::Coded(CODES);
+    Info { name, block: 5, bytes: 1, activation: Grouping::Token, scales, summary, kind }
+}
+
+impl PerTensor {
+    pub(super) const INFO: Info = info(
+        "TERNARY_B3",
+        Scales::Tensor,
+        "ternary by absmean, five weights per byte, one f32 scale per matrix",
+    );
+}
+
+impl PerRow {
+    pub(super) const INFO: Info = info(
+        "TERNARY_B3_ROW",
+        Scales::Row,
+        "ternary by absmean, five weights per byte, one f32 scale per row",
+    );
+}
+
+fn decode(bytes: &[u8], out: &mut Plain) {
+    out.d = 1.0;
+    let mut rest = bytes[0];
+    for q in &mut out.q[..5] {
+        *q = (u16::from(rest) * 3 >> 8) as i16 - 1;
+        rest = rest.wrapping_mul(3);
+    }
+}
+
+fn encode(input: &Input<'_>, out: &mut [u8]) {
+    let value = input.x.iter().fold(0u16, |v, w| 3 * v + (ternary(*w, input.scale) + 1) as u16);
+    out[0] = (value * 256).div_ceil(243) as u8;
+}

@@ -1,0 +1,154 @@
+//! Products of base-3 weights (five trits to a byte) with int8 activations.
+//!
+//! A line holds 16 rows x 4 bytes; digit i of byte b is column `20 l + 4 i + b`, most significant digit
+//! first, stored as the fraction `ceil(256 v / 243)`. With `u_0` the byte and `u_(i+1) = 3 u_i mod 256`,
+//! digit i is `d_i = (3 u_i - u_(i+1)) / 256`, so no digit has to be taken out of its byte:
+//!
+//! ```text
+//! sum of d_i a_i = (3 * sum of u_i a_i  -  sum of u_(i+1) a_i) / 256
+//! ```
+//!
+//! Both sums are plain dot products of bytes, and the division is exact. That is two dot products a digit
+//! and nothing else, which suits one token; for several, digits are taken out once
+//! (`(3u) >> 8`, two comparisons) and meet each token with one dot product.
+
+use crate::activation::{Acts, BASE3_COLS};
+use crate::format::{CodedFormat, Scales};
+use crate::isa::{Isa, Op};
+use crate::panel::{Line, ROWS};
+
+use super::integer::{half_line, store_rows};
+use super::product::Panel;
+
+/// Digits of a byte.
+const DIGITS: usize = 5;
+
+/// One panel times tokens `t0..t0 + out.len() / 64`; `out` is [tokens][64].
+pub struct Base3<'a, C> {
+    pub panel: Panel<'a>,
+    pub acts: &'a Acts,
+    pub t0: usize,
+    pub out: &'a mut [f32],
+    pub codec: std::marker::PhantomData<C>,
+}
+
+impl<C: CodedFormat> Op for Base3<'_, C> {
+    type Out = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Base3 { panel, acts, t0, out, .. } = self;
+        let n = out.len() / ROWS;
+        for v in 0..4 {
+            let mut t = 0;
+            while t < n {
+                let out = &mut out[t * ROWS..];
+                if n - t >= 6 && I::TOKENS >= 6 {
+                    tile::<I, C, 6>(isa, &panel, v, acts, t0 + t, out);
+                    t += 6;
+                } else if n - t >= 2 {
+                    tile::<I, C, 2>(isa, &panel, v, acts, t0 + t, out);
+                    t += 2;
+                } else {
+                    tile::<I, C, 1>(isa, &panel, v, acts, t0 + t, out);
+                    t += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Vector `v` (16 rows) of the panel times tokens `t0..t0+N`.
+#[inline(always)]
+fn tile<I: Isa, C: CodedFormat, const N: usize>(
+    isa: I,
+    panel: &Panel<'_>,
+    v: usize,
+    acts: &Acts,
+    t0: usize,
+    out: &mut [f32],
+) {
+    let geometry = panel.geometry;
+    let in_block = C::INFO.scales == Scales::Block;
+    let group_cols = C::INFO.activation.len().unwrap_or(0);
+    // A group ends inside a line: the steps of four columns that are its own.
+    let steps = match C::INFO.activation.len() {
+        Some(cols) => cols / 4,
+        None => geometry.code_lines / 4 * DIGITS,
+    };
+    let mut acc = [[isa.splat(0.0); N]; 1];
+    for (g, group) in panel.lines.chunks_exact(geometry.group_lines().max(1)).enumerate() {
+        let (header, lines) = group.split_at(geometry.header_lines());
+        let a: [&[[i8; 4]]; N] =
+            std::array::from_fn(|t| acts.codes(t0 + t)[g * group_cols..].as_chunks().0);
+        let sum = if N == 1 {
+            [telescoped(isa, lines, v, &a[0][..steps]); N]
+        } else {
+            digit_sums(isa, lines, v, a)
+        };
+        for t in 0..N {
+            // Digits are weights + 1; `telescoped` has taken the backend's bias off.
+            let bias = if N == 1 { I::WIDE_BIAS / 128 } else { 0 };
+            let offset = isa.splat_i32((bias - C::CODES.zero) * acts.sums(t0 + t)[g]);
+            let exact = isa.to_f32(isa.add_i32(sum[t], offset));
+            let scale = isa.splat(acts.scales(t0 + t)[g]);
+            acc[0][t] = if in_block {
+                isa.fma(isa.mul(half_line(isa, header, 0, v), scale), exact, acc[0][t])
+            } else {
+                isa.fma(scale, exact, acc[0][t])
+            };
+        }
+    }
+    store_rows::<I, C, 1, N>(isa, panel, v, acc, out);
+}
+
+/// One token: both sums of bytes. A backend whose dot product subtracts 128 from each byte returns
+/// `(3 (A - 128 S) - (B - 128 S)) / 256 = (3A - B) / 256 - S`, S the sum of the activations.
+#[inline(always)]
+fn telescoped<I: Isa>(isa: I, lines: &[Line], v: usize, a: &[[i8; 4]]) -> I::I32 {
+    let mut sums = [isa.splat_i32(0); 2];
+    for (four, a) in lines.chunks_exact(4).zip(a.chunks(DIGITS)) {
+        let mut u = isa.bytes(&four[v].0);
+        for a in a {
+            sums[0] = isa.dot_wide(sums[0], u, *a);
+            u = isa.triple(u);
+            sums[1] = isa.dot_wide(sums[1], u, *a);
+        }
+    }
+    isa.telescope(sums[0], sums[1])
+}
+
+/// Several tokens: the digits once.
+#[inline(always)]
+fn digit_sums<I: Isa, const N: usize>(
+    isa: I,
+    lines: &[Line],
+    v: usize,
+    a: [&[[i8; 4]]; N],
+) -> [I::I32; N] {
+    let mut sum = [isa.splat_i32(0); N];
+    for (l, four) in lines.chunks_exact(4).enumerate() {
+        let mut u = isa.bytes(&four[v].0);
+        let a: [&[[i8; 4]; DIGITS]; N] = std::array::from_fn(|t| {
+            a[t][l * DIGITS..].first_chunk().expect("activations are padded to whole lines")
+        });
+        let mut run = sum;
+        let mut begun = [isa.begin(sum[0]); N];
+        for t in 0..N {
+            begun[t] = isa.begin(run[t]);
+        }
+        for i in 0..DIGITS {
+            let digit = isa.trit(u);
+            u = isa.triple(u);
+            for t in 0..N {
+                begun[t] = isa.dot(begun[t], digit, a[t][i]);
+            }
+        }
+        for t in 0..N {
+            run[t] = isa.finish(begun[t], run[t]);
+        }
+        sum = run;
+    }
+    sum
+}
+
+const _: () = assert!(BASE3_COLS == 4 * DIGITS, "a line is five digits of four bytes");
