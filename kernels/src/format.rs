@@ -55,6 +55,7 @@ impl Grouping {
     }
 
     /// Elements per group; `None` where the group is the whole row.
+    #[allow(clippy::len_without_is_empty, reason = "a group is never empty")]
     pub const fn len(self) -> Option<usize> {
         match self {
             Grouping::Dense | Grouping::Token => None,
