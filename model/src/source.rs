@@ -52,6 +52,9 @@ pub fn vector(gguf: &Gguf, info: &TensorInfo) -> Result<Vec<f32>> {
 }
 
 /// The rows `pick` of a matrix, in that order. Whole rows move, so nothing is quantised again.
+///
+/// # Errors
+/// More rows than a matrix can have.
 pub fn gather(
     m: &Matrix<'_>,
     pick: impl ExactSizeIterator<Item = usize>,
