@@ -9,10 +9,9 @@
 //!
 //! * [`read_bandwidth`]: loads of 64 bytes, added up in eight independent vectors, over [`FAR`] bytes.
 //! * [`cache_bandwidth`]: the same over [`NEAR`] bytes per thread, again and again.
-//! * [`dot_peak`]: a product tile without everything that is not a product. Codes (a few KiB, in the first
-//!   cache) meet activations that stay in registers, in as many independent sums as the backend's own gemm
-//!   tile has; both the narrow and the wide form ([`crate::format::Codes`] up to 15, and above) are tried
-//!   and the faster counts.
+//! * [`dot_peak`]: a product tile without everything that is not a product. Codes and activations (a few
+//!   KiB, in the first cache) meet in as many independent sums as the backend's own gemm tile has; both the
+//!   narrow and the wide form (codes up to 15, and above) are tried and the faster counts.
 //!
 //! # Caveats
 //!
@@ -21,6 +20,8 @@
 //! reach on usual machines, not on all; pages are of the usual size, as those of weights are. Clock
 //! frequency follows load, so measure in the same run as what is compared. A fraction above 1 is possible
 //! where a kernel does the same work with fewer instructions than a dot product.
+
+#![allow(clippy::needless_range_loop, reason = "v and t name a place in several arrays at once")]
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -212,10 +213,14 @@ impl Op for Chains<'_> {
     }
 }
 
-/// Activations that differ, so that no two sums are one.
+/// Activations of a run: read from memory in every step, as a product does, because the broadcast that a
+/// load brings along is free and a register for each is not there.
+type Activations<const N: usize> = [[[i8; 4]; N]; STEPS];
+
 #[inline(always)]
-fn activations<const N: usize>() -> [[i8; 4]; N] {
-    black_box(std::array::from_fn(|t| [1 + t as i8, -2, 3 - t as i8, 4]))
+fn activations<const N: usize>() -> Activations<N> {
+    let number = |s: usize, t: usize| [1 + t as i8, -2, 3 - s as i8, 4];
+    std::array::from_fn(|s| std::array::from_fn(|t| number(s, t)))
 }
 
 #[inline(always)]
@@ -223,21 +228,26 @@ fn narrow<I: Isa, const V: usize, const N: usize>(isa: I, codes: &[Line]) {
     let a = activations::<N>();
     let mut sum = [[isa.splat_i32(0); N]; V];
     for _ in 0..PASSES {
-        // Said to be new codes every time: a pass cannot be computed once and multiplied.
-        let codes = black_box(codes);
+        // Said to be new numbers every time: a pass cannot be computed once and multiplied.
+        let (codes, a) = (black_box(codes), black_box(&a));
         for run in codes[..STEPS * RUNS * V].chunks_exact(STEPS * V) {
-            let mut acc = sum.map(|s| s.map(|s| isa.begin(s)));
-            for step in run.as_chunks::<V>().0 {
-                for (acc, line) in acc.iter_mut().zip(step) {
-                    let u = isa.bytes(&line.0);
-                    for (acc, a) in acc.iter_mut().zip(a) {
-                        *acc = isa.dot(*acc, u, a);
+            let mut acc = [[isa.begin(sum[0][0]); N]; V];
+            for v in 0..V {
+                for t in 0..N {
+                    acc[v][t] = isa.begin(sum[v][t]);
+                }
+            }
+            for s in 0..STEPS {
+                for v in 0..V {
+                    let u = isa.bytes(&run[s * V + v].0);
+                    for t in 0..N {
+                        acc[v][t] = isa.dot(acc[v][t], u, a[s][t]);
                     }
                 }
             }
-            for (sum, acc) in sum.iter_mut().zip(acc) {
-                for (sum, acc) in sum.iter_mut().zip(acc) {
-                    *sum = isa.finish(acc, *sum);
+            for v in 0..V {
+                for t in 0..N {
+                    sum[v][t] = isa.finish(acc[v][t], sum[v][t]);
                 }
             }
         }
@@ -250,12 +260,14 @@ fn wide<I: Isa, const V: usize, const N: usize>(isa: I, codes: &[Line]) {
     let a = activations::<N>();
     let mut sum = [[isa.splat_i32(0); N]; V];
     for _ in 0..PASSES {
-        let codes = black_box(codes);
-        for step in codes[..STEPS * RUNS * V].as_chunks::<V>().0 {
-            for (sum, line) in sum.iter_mut().zip(step) {
-                let u = isa.bytes(&line.0);
-                for (sum, a) in sum.iter_mut().zip(a) {
-                    *sum = isa.dot_wide(*sum, u, a);
+        let (codes, a) = (black_box(codes), black_box(&a));
+        for run in codes[..STEPS * RUNS * V].chunks_exact(STEPS * V) {
+            for s in 0..STEPS {
+                for v in 0..V {
+                    let u = isa.bytes(&run[s * V + v].0);
+                    for t in 0..N {
+                        sum[v][t] = isa.dot_wide(sum[v][t], u, a[s][t]);
+                    }
                 }
             }
         }
