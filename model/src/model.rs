@@ -7,6 +7,7 @@ use tritlab_kernels::{Format, Matrix, Panels, Weights, threads};
 use crate::config::Config;
 use crate::decoder::{Decoder, Layer};
 use crate::error::{Error, Result};
+use crate::eval::Runs;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::linear::Linear;
 use crate::source::{gather, halves, matrix, one_scale_ternary, vector};
@@ -89,6 +90,8 @@ pub struct Model {
     pub tensors: Vec<TensorReport>,
     /// The format that was asked for.
     pub format: Option<Format>,
+    /// Windows that were scored already.
+    pub(crate) runs: Runs,
 }
 
 impl Model {
@@ -113,7 +116,14 @@ impl Model {
         let decoder = loader.decoder()?;
         let tensors = loader.tensors;
         let tokenizer = Tokenizer::from_gguf(&gguf);
-        Ok(Model { path: path.to_owned(), decoder, tokenizer, tensors, format: options.format })
+        Ok(Model {
+            path: path.to_owned(),
+            decoder,
+            tokenizer,
+            tensors,
+            format: options.format,
+            runs: Runs::default(),
+        })
     }
 
     /// The configuration.
