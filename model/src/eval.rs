@@ -27,14 +27,17 @@ const KEPT: usize = 64 << 20;
 /// Hidden states of the scored positions of windows, by backend and ids: a backend answers for itself,
 /// even though the answer is the same.
 #[derive(Debug, Default)]
-pub(crate) struct Runs(Mutex<HashMap<(Backend, Vec<u32>), Arc<Vec<f32>>>>);
+pub(crate) struct Runs(Mutex<HashMap<Window, Arc<Vec<f32>>>>);
+
+/// What hidden states depend on.
+type Window = (Backend, Vec<u32>);
 
 impl Runs {
-    fn get(&self, key: &(Backend, Vec<u32>)) -> Option<Arc<Vec<f32>>> {
+    fn get(&self, key: &Window) -> Option<Arc<Vec<f32>>> {
         self.0.lock().unwrap_or_else(|e| e.into_inner()).get(key).cloned()
     }
 
-    fn put(&self, key: (Backend, Vec<u32>), hidden: &Arc<Vec<f32>>) {
+    fn put(&self, key: Window, hidden: &Arc<Vec<f32>>) {
         let mut kept = self.0.lock().unwrap_or_else(|e| e.into_inner());
         let floats: usize = kept.values().map(|h| h.len()).sum();
         if (floats + hidden.len()) * size_of::<f32>() <= KEPT {

@@ -20,7 +20,7 @@ pub fn type_of(format: Format) -> Option<TensorType> {
 /// A tensor as a matrix over the file's own bytes.
 ///
 /// # Errors
-/// A type that no kernel reads; more than two dimensions.
+/// A type that no kernel reads; a row that is too long for exact sums.
 pub fn matrix<'a>(gguf: &'a Gguf, info: &TensorInfo) -> Result<Matrix<'a>> {
     let format = format_of(info.tensor_type()).ok_or_else(|| Error::UnsupportedTensorType {
         tensor: info.name().to_owned(),
@@ -33,7 +33,8 @@ pub fn matrix<'a>(gguf: &'a Gguf, info: &TensorInfo) -> Result<Matrix<'a>> {
             .join(", "),
     })?;
     let (rows, cols) = (info.rows() as usize, info.cols() as usize);
-    Ok(Matrix::new(format, rows, cols, Cow::Borrowed(gguf.data(info)), Vec::new())?)
+    Matrix::new(format, rows, cols, Cow::Borrowed(gguf.data(info)), Vec::new())
+        .map_err(|source| Error::Tensor { tensor: info.name().to_owned(), source })
 }
 
 /// A vector (a norm, a bias, RoPE factors) as f32.
@@ -75,11 +76,12 @@ pub fn gather(
 }
 
 /// Rows of a query or key matrix from GGUF's interleaved order to the halves that [`crate::rope`] rotates:
-/// within a head of `dim` rows, row `s*dim/2 + j` is GGUF's row `2j + s`.
-pub fn halves(rows: usize, dim: usize) -> impl ExactSizeIterator<Item = usize> {
+/// within a head of `dim` rows, of which the first `rotated` (an even number) are rotated, row
+/// `s*rotated/2 + j` is GGUF's row `2j + s`.
+pub fn halves(rows: usize, dim: usize, rotated: usize) -> impl ExactSizeIterator<Item = usize> {
     (0..rows).map(move |r| {
-        let (head, i) = (r / dim, r % dim);
-        head * dim + i % (dim / 2) * 2 + i / (dim / 2)
+        let (i, half) = (r % dim, rotated / 2);
+        if i < rotated { r - i + i % half * 2 + i / half } else { r }
     })
 }
 
