@@ -14,6 +14,7 @@
 //! Known bias: sizes are those of a few models; weights are far out of cache or in it, never half; one
 //! kernel runs alone, where a model runs several in turn. On shared cores compare within a run only.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -116,6 +117,9 @@ pub struct Work {
     pub threads: usize,
 }
 
+/// The shortest sample that counts in the record.
+const SAMPLE: Duration = Duration::from_millis(10);
+
 struct Row {
     name: String,
     backend: Backend,
@@ -148,7 +152,10 @@ impl Record {
                 step();
             }
             let elapsed = begin.elapsed();
-            best = best.min(elapsed.div_f64(iterations.max(1) as f64));
+            // criterion warms up by single iterations: too short to compare with a limit.
+            if elapsed >= SAMPLE {
+                best = best.min(elapsed.div_f64(iterations.max(1) as f64));
+            }
             elapsed
         });
         // criterion comes here once per sample.
@@ -237,6 +244,8 @@ pub struct Setup {
     pub acts: Acts,
     /// Panels to take turns with: one, or enough that reading them in turn reads memory.
     pub copies: Vec<Panels>,
+    /// Whose turn it is. It goes on from sample to sample: the first copies would still be in a cache.
+    turn: Cell<usize>,
 }
 
 impl Setup {
@@ -251,7 +260,7 @@ impl Setup {
         let acts = Acts::quantize(format.info().activation, &x, n, layer.cols)
             .expect("painted numbers are finite");
         let count = if far { FAR.div_ceil(panels.nbytes()).max(2) } else { 1 };
-        Setup { matrix, acts, copies: vec![panels; count] }
+        Setup { matrix, acts, copies: vec![panels; count], turn: Cell::new(0) }
     }
 
     /// What one product does.
@@ -277,13 +286,17 @@ impl Setup {
         product: impl Fn(&Panels, &Acts, &mut [f32]),
     ) {
         let mut out = vec![0.0; self.acts.n() * self.matrix.rows()];
-        product(&self.copies[0], &self.acts, &mut out);
+        product(self.next(), &self.acts, &mut out);
         check_rows(&format!("{name} on {backend}"), &self.matrix, &self.acts, &out);
-        let mut turn = self.copies.iter().cycle();
         record.time(bencher, (name, backend, work), || {
-            let panels = turn.next().expect("a cycle does not end");
-            product(panels, &self.acts, std::hint::black_box(&mut out));
+            product(self.next(), &self.acts, std::hint::black_box(&mut out));
         });
+    }
+
+    fn next(&self) -> &Panels {
+        let turn = self.turn.get();
+        self.turn.set((turn + 1) % self.copies.len());
+        &self.copies[turn]
     }
 }
 
