@@ -112,7 +112,11 @@ def plot_perplexity(comparison: Comparison, ax: Axes | None = None) -> Axes:
         log = ax.get_yscale() == "log"
         high = low * (high / low) ** share if log else low + (high - low) * share
         ax.set_ylim(low, high)
+        rim = low * (high / low) ** 0.86 if log else low + (high - low) * 0.86
         edge = low * (high / low) ** 0.93 if log else low + (high - low) * 0.93
+        ax.axhspan(rim, high, color="#f2f2f2", linewidth=0, zorder=0)
+        ax.set_yticks([tick for tick in ax.get_yticks() if low <= tick <= rim])
+        ax.yaxis.set_minor_locator(NullLocator())
         values = [value if fits else edge for value, fits in zip(values, inside, strict=True)]
         errors = [error if fits else 0.0 for error, fits in zip(errors, inside, strict=True)]
     ax.axhline(reference, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)))
