@@ -22,7 +22,7 @@ help:
 	@sed -n 's/^#   //p' Makefile
 
 demo: .venv/.tritlab .venv/.smollm2
-	$(BIN)/tritlab compare smollm2 --text experiments/data/persuasion-60k.txt --format F16 --format Q8_0 --format Q4_0 --format Q4_1 --format TERNARY --out results/demo
+	$(BIN)/tritlab compare smollm2 --text experiments/data/persuasion-60k.txt --formats F16,Q8_0,Q4_0,file,TERNARY --out results/demo
 
 test: test-rust test-backends test-aarch64 lint test-python
 

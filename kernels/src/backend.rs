@@ -19,6 +19,7 @@ use crate::op::product::{self, Product, product_oracle};
 use crate::op::{KeyValues, attention, gate, norm, quantize, rope};
 use crate::oracle::{self, Activation};
 use crate::panel::Panels;
+use crate::roofline::Probe;
 
 /// Something that can run every operation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -114,6 +115,7 @@ pub struct Ops {
     softmax: fn(&mut [f32]),
     rope: fn(&mut [f32], &[f32], &[f32]),
     pub(crate) attention: Attention,
+    probe: Probe,
 }
 
 impl Ops {
@@ -125,6 +127,11 @@ impl Ops {
     /// The kernel for several vectors.
     pub(crate) fn gemm(&self, format: Format) -> Product {
         self.products[format as usize]
+    }
+
+    /// What measures this backend's limits.
+    pub(crate) fn probe(&self) -> Probe {
+        self.probe
     }
 
     /// Which backend these are.
@@ -285,6 +292,7 @@ fn rows<I: Isa>(backend: Backend) -> Option<Ops> {
         softmax: norm::softmax::<I>,
         rope: rope::rope::<I>,
         attention: attention::attention::<I>,
+        probe: Probe::of::<I>(),
     })
 }
 
@@ -299,6 +307,7 @@ fn oracle_rows() -> Ops {
         softmax: oracle::softmax,
         rope: oracle::rope,
         attention: attention::attention_oracle,
+        probe: Probe::of::<Portable>(),
     }
 }
 

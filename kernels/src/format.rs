@@ -82,6 +82,7 @@ impl Grouping {
     }
 
     /// Elements per group; `None` where the group is the whole row.
+    #[allow(clippy::len_without_is_empty, reason = "a group is never empty")]
     pub const fn len(self) -> Option<usize> {
         match self {
             Grouping::Dense | Grouping::Token => None,
@@ -410,6 +411,34 @@ impl Format {
         })
     }
 
+    /// The bytes of one row of a native ternary format (TERNARY, TERNARY_B3 and their row forms) from weights
+    /// -1, 0 and 1: an exact import, with no absmean. `None` for other formats and other weights.
+    pub fn pack_ternary(self, row: &[i8]) -> Option<Vec<u8>> {
+        use Format::{TERNARY, TERNARY_B3, TERNARY_B3_ROW, TERNARY_ROW};
+        if !matches!(self, TERNARY | TERNARY_ROW | TERNARY_B3 | TERNARY_B3_ROW) {
+            return None;
+        }
+        let codes = self.codes()?;
+        let mut out = Vec::with_capacity(row.len().div_ceil(self.info().block));
+        for chunk in row.chunks(self.info().block) {
+            if chunk.iter().any(|q| !(-1..=1).contains(q)) {
+                return None;
+            }
+            let mut x = [0.0; 5];
+            for (x, q) in x.iter_mut().zip(chunk) {
+                *x = f32::from(*q);
+            }
+            let x = &x[..self.info().block];
+            let mut byte = [0];
+            (codes.encode)(
+                &Input { x, importance: None, row_mean_square: 0.0, scale: 1.0 },
+                &mut byte,
+            );
+            out.push(byte[0]);
+        }
+        Some(out)
+    }
+
     /// The codes of a coded format; `None` for a dense one.
     pub fn codes(self) -> Option<&'static Codes> {
         match &self.info().kind {
@@ -450,6 +479,17 @@ fn inverse(d: f32) -> f32 {
 /// C's `roundf`: half away from zero. `f32::round` is the same function; the name says why it is used.
 fn round_half_away(x: f32) -> f32 {
     x.round()
+}
+
+/// The nearest of -1, 0 and 1, half away from zero. Where a block's maximum is too small to divide by, `x` is
+/// infinite: the nearest is still one of the three.
+fn nearest_trit(x: f32) -> i8 {
+    (round_half_away(x) as i8).clamp(-1, 1)
+}
+
+/// The first base-3 digit of a byte that is a fraction of 256, 0 to 2; `3 * byte` mod 256 is the rest.
+pub(crate) const fn first_digit(byte: u8) -> u8 {
+    ((byte as u16 * 3) >> 8) as u8
 }
 
 /// `outer_scale` of formats that have none.

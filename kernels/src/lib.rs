@@ -31,6 +31,7 @@ mod matrix;
 pub mod op;
 pub mod oracle;
 mod panel;
+pub mod roofline;
 pub mod threads;
 
 pub use activation::Acts;

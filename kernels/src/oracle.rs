@@ -59,7 +59,7 @@ fn lane_sum(n: usize, term: impl Fn(usize, f32) -> f32) -> f32 {
     for i in 0..n {
         lanes[i % 16] = term(i, lanes[i % 16]);
     }
-    if n % 16 != 0 {
+    if !n.is_multiple_of(16) {
         for lane in &mut lanes[n % 16..] {
             *lane += 0.0;
         }

@@ -24,11 +24,13 @@
 //! lanes: there are no horizontal sums, and a group's scales are one vector. Formats with row or tensor
 //! scales have no scale lines; their f32 scales are kept beside. Missing rows and columns are zeros.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use half::f16;
 
 use crate::activation::{BASE3_COLS, CHUNK};
-use crate::error::Result;
-use crate::format::{Codes, Format, Grouping, Info, Kind, Plain, Scales};
+use crate::error::{Error, Result};
+use crate::format::{Codes, Element, Format, Grouping, Info, Kind, Plain, Scales, first_digit};
 use crate::matrix::{Matrix, Weights};
 use crate::threads;
 
@@ -163,7 +165,8 @@ impl Panels {
     /// Repacks `matrix`; the codes and scales are the same numbers in another order.
     ///
     /// # Errors
-    /// None today; the signature leaves room for formats that a build cannot pack.
+    /// [`Error::NotFinite`]: weights or block scales that are NaN or infinite, which integer kernels would
+    /// turn into plausible numbers.
     pub fn pack(matrix: &Matrix<'_>) -> Result<Self> {
         let (format, rows, cols) = (matrix.format(), matrix.rows(), matrix.cols());
         let geometry = Geometry::of(format, cols);
@@ -171,9 +174,12 @@ impl Panels {
         let panels = rows.div_ceil(ROWS);
         let mut lines = vec![Line([0; 64]); panels * panel_lines];
         if panel_lines > 0 {
+            let bad = AtomicUsize::new(usize::MAX);
             threads::for_each_chunk(&mut lines, panel_lines, |p, panel| {
                 for r in p * ROWS..rows.min((p + 1) * ROWS) {
-                    pack_row(matrix, r, geometry, panel);
+                    if !pack_row(matrix, r, geometry, panel) {
+                        bad.fetch_min(r, Ordering::Relaxed);
+                    }
                 }
                 if format.codes().is_some_and(|c| c.base3) {
                     for group in panel.chunks_exact_mut(geometry.group_lines()) {
@@ -183,6 +189,10 @@ impl Panels {
                     }
                 }
             });
+            let bad = bad.into_inner();
+            if bad < rows {
+                return Err(not_finite(matrix, bad));
+            }
         }
         let mut row_scales = Vec::new();
         if matches!(format.info().scales, Scales::Row | Scales::Tensor) {
@@ -260,7 +270,7 @@ impl Weights for Panels {
                 // Columns past the last are padding of the format's last block.
                 let u = panel.get(place.codes + line).map_or(0, |l| l.0[byte]);
                 let u = u.wrapping_mul([1, 3, 9, 27, 81][digit]);
-                out.q[i] = (u16::from(u) * 3 >> 8) as i16 - codes.zero as i16;
+                out.q[i] = i16::from(first_digit(u)) - codes.zero as i16;
             }
             return;
         }
@@ -335,23 +345,46 @@ pub(crate) const fn mask(bits: u32) -> u8 {
     (0xffu16 >> (8 - bits)) as u8
 }
 
-fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line]) {
+/// The error of a row that has a weight which is no number.
+fn not_finite(matrix: &Matrix<'_>, r: usize) -> Error {
+    let mut row = vec![0.0; matrix.cols()];
+    matrix.dequantize_row(r, &mut row);
+    let k = row.iter().position(|w| !w.is_finite()).unwrap_or(0);
+    let index = r * matrix.cols() + k;
+    Error::NotFinite { what: "weights", index, value: row[k].to_string() }
+}
+
+/// Whether an element's exponent is not the one of NaN and infinity.
+fn element_is_finite(element: Element, bytes: &[u8]) -> bool {
+    match element {
+        Element::F32 => bytes[3] & 0x7f != 0x7f || bytes[2] & 0x80 == 0,
+        Element::F16 => bytes[1] & 0x7c != 0x7c,
+        Element::BF16 => bytes[1] & 0x7f != 0x7f || bytes[0] & 0x80 == 0,
+    }
+}
+
+/// Puts a row into its panel; returns whether all of its numbers are finite.
+fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line]) -> bool {
     let (info, row) = (matrix.format().info(), r % ROWS);
     let codes = match &info.kind {
-        Kind::Dense { .. } => {
+        Kind::Dense { element, .. } => {
             let byte = row * info.bytes;
+            let mut finite = true;
             for (k, e) in matrix.row(r).chunks_exact(info.bytes).enumerate() {
                 let line = &mut panel[k * info.bytes + byte / 64];
                 line.0[byte % 64..][..info.bytes].copy_from_slice(e);
+                finite &= element_is_finite(*element, e);
             }
-            return;
+            return finite;
         }
         Kind::Coded(codes) => codes,
     };
     debug_assert!(info.activation != Grouping::Dense, "coded weights meet int8 activations");
     let mut plain = Plain::new();
+    let mut finite = true;
     for b in 0..matrix.cols().div_ceil(info.block) {
         matrix.block(r, b, &mut plain);
+        finite &= plain.d.is_finite() && plain.m.is_finite();
         let place = Place::of(info, geometry, b * info.block);
         let mut put = |line: usize, x: f32| {
             let at = row % 32 * 2;
@@ -400,4 +433,5 @@ fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line
             }
         }
     }
+    finite
 }

@@ -97,6 +97,9 @@ pub fn run_hot<R: Send>(f: impl FnOnce() -> R + Send) -> R {
 
 /// Splits `data` into chunks of `chunk` elements and calls `f(index, chunk)` on each, in parallel:
 /// neighbouring chunks go to one thread, as evenly as possible.
+///
+/// # Panics
+/// If `chunk` is 0.
 pub fn for_each_chunk<T: Send>(data: &mut [T], chunk: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     assert!(chunk > 0, "a chunk has elements");
     let count = data.len().div_ceil(chunk);
@@ -105,6 +108,9 @@ pub fn for_each_chunk<T: Send>(data: &mut [T], chunk: usize, f: impl Fn(usize, &
 
 /// As [`for_each_chunk`] for chunks that cost different amounts: pieces are small, and an idle thread
 /// takes the next one.
+///
+/// # Panics
+/// If `chunk` is 0.
 pub fn for_each_chunk_uneven<T: Send>(
     data: &mut [T],
     chunk: usize,
@@ -182,6 +188,20 @@ fn split4<A: Sync, B: Send, C: Send, D: Send>(
             split4((a1, a.1), (b1, b.1), (c1, c.1), (d1, d.1), rows - left, rest, f);
         },
     );
+}
+
+/// Calls `f(i)` for i in 0..n, each on a fresh thread of its own, all at once: for measurements, which
+/// must know how many threads work. The answers in order.
+pub(crate) fn on_each<R: Send>(n: usize, f: impl Fn(usize) -> R + Sync) -> Vec<R> {
+    let f = &f;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..n).map(|i| scope.spawn(move || f(i))).collect();
+        let answer = |t: std::thread::ScopedJoinHandle<'_, R>| match t.join() {
+            Ok(r) => r,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        threads.into_iter().map(answer).collect()
+    })
 }
 
 /// Calls `f(parts)`, on the pool if there is more than one part; on this thread if it is the pool's

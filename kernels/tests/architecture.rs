@@ -116,7 +116,8 @@ fn isa_knows_no_operations() {
 }
 
 /// The front door: what other crates may name after `tritlab_kernels::`, besides the names at the root.
-const FRONT_DOOR: &[&str] = &["backend", "format", "op", "oracle", "roofline", "threads"];
+/// (`self` renames the crate; the modules that are private stay so.)
+const FRONT_DOOR: &[&str] = &["backend", "format", "op", "oracle", "roofline", "self", "threads"];
 
 /// The first segments of every path of ours in `code`.
 fn paths_of_ours(code: &str) -> Vec<String> {
@@ -166,7 +167,9 @@ fn other_crates_use_the_front_door() {
                     "{folder}/{name} uses tritlab_kernels::{used}, which is not the front door"
                 );
             }
-            for word in ["core::arch", "std::arch", "target_feature"] {
+            // Asking what the CPU has is fine, for a report; using it is not.
+            for word in ["core::arch", "std::arch::x86_64", "std::arch::aarch64", "target_feature"]
+            {
                 assert!(!mentions(&code, word), "{folder}/{name} mentions `{word}`");
             }
         }

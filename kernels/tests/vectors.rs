@@ -163,7 +163,7 @@ fn base_3_bytes() {
         for byte in 0..=255u8 {
             let matrix = Matrix::new(format, 1, 5, vec![byte], vec![1.0]).unwrap();
             let w = matrix.dequantize();
-            let digit = |i: u32| f32::from((byte.wrapping_mul(3u8.pow(i)) as u16 * 3 >> 8) as u8);
+            let digit = |i: u32| f32::from(((byte.wrapping_mul(3u8.pow(i)) as u16 * 3) >> 8) as u8);
             let expected: Vec<f32> = (0..5).map(|i| digit(i) - 1.0).collect();
             same_bits(&format!("{format}, byte {byte:#04x}"), &w, &expected);
             same_bits("panels", &Panels::pack(&matrix).unwrap().dequantize(), &w);

@@ -6,6 +6,9 @@ use crate::buffers::Buffers;
 use crate::config::Config;
 use crate::error::{Error, Result};
 
+/// Positions that memory is reserved for at first; beyond, it grows as it is used.
+const RESERVED: usize = 4096;
+
 /// The state of one sequence.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -14,18 +17,25 @@ pub struct Cache {
     pub(crate) len: usize,
     capacity: usize,
     pub(crate) buffers: Buffers,
+    /// What is held: [`crate::rope::Scaling::Long`] may have to run it again.
+    pub(crate) ids: Vec<u32>,
+    /// Whether keys are rotated by the frequencies of long sequences.
+    pub(crate) is_long: bool,
 }
 
 impl Cache {
-    /// An empty cache with room for `capacity` positions ([`Config::cache_bytes`] says how large).
+    /// An empty cache with room for `capacity` positions ([`Config::cache_bytes`] says how large). The
+    /// first few thousand are allocated now, more when they are needed.
     pub fn new(config: &Config, capacity: usize) -> Self {
-        let head = || KeyValues::new(config.head_dim, capacity);
+        let head = || KeyValues::new(config.head_dim, capacity.min(RESERVED));
         let layer = || (0..config.kv_heads).map(|_| head()).collect();
         Cache {
             layers: (0..config.layers).map(|_| layer()).collect(),
             len: 0,
             capacity,
             buffers: Buffers::default(),
+            ids: Vec::new(),
+            is_long: false,
         }
     }
 
@@ -47,6 +57,7 @@ impl Cache {
     /// Forgets all positions from `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+        self.ids.truncate(len);
         for kv in self.layers.iter_mut().flatten() {
             kv.truncate(len);
         }

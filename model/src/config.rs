@@ -94,6 +94,8 @@ impl Config {
         let (hidden, layers, heads) =
             (need("embedding_length")?, need("block_count")?, need("attention.head_count")?);
         let ffn = need("feed_forward_length")?;
+        // Before anything is made per layer.
+        limit("block_count", layers, 4096)?;
         let kv_heads = count(gguf, &key("attention.head_count_kv"))?.unwrap_or(heads);
         let head_dim = match count(gguf, &key("attention.key_length"))? {
             Some(dim) => dim,
@@ -122,7 +124,15 @@ impl Config {
             None => Activation::Silu,
         };
         let rope = gguf_rope(gguf, &arch, head_dim)?;
-        let local = if gemma { Some(gemma_local(gguf, &key, layers, &rope)?) } else { None };
+        let context = count(gguf, &key("context_length"))?.unwrap_or(2048);
+        let local = match arch.as_str() {
+            "gemma3" => Some(gemma_local(gguf, &key, layers, &rope)?),
+            // Phi-3 has one window for all layers; in the larger models it is no smaller than the context.
+            "phi3" => count(gguf, &key("attention.sliding_window"))?
+                .filter(|w| (1..context).contains(w))
+                .map(|window| Local { window, layers: vec![true; layers], rope: rope.clone() }),
+            _ => None,
+        };
         let config = Config {
             name: meta.optional("general.name")?,
             vocab,
@@ -138,11 +148,12 @@ impl Config {
             activation,
             embedding_scale: gemma.then(|| (hidden as f32).sqrt()),
             score_scale: (1.0 / (head_dim.max(1) as f64).sqrt()) as f32,
-            score_cap: float("attn_logit_softcapping")?,
-            logit_cap: float("final_logit_softcapping")?,
+            // 0 means none.
+            score_cap: float("attn_logit_softcapping")?.filter(|cap| *cap != 0.0),
+            logit_cap: float("final_logit_softcapping")?.filter(|cap| *cap != 0.0),
             rope,
             local,
-            context: count(gguf, &key("context_length"))?.unwrap_or(2048),
+            context,
             bitlinear: bitnet,
             interleaved: arch == "llama",
             architecture: arch,
@@ -157,13 +168,6 @@ impl Config {
 
     /// Sizes that everything later relies on.
     pub(crate) fn check(&self) -> Result<()> {
-        let limit = |what: &str, n: usize, max: usize| match n {
-            0 => Err(bad(what, "it is 0".to_owned())),
-            n if n > max => {
-                Err(bad(what, format!("{n} is more than {max}, larger than any model")))
-            }
-            _ => Ok(()),
-        };
         limit("embedding_length", self.hidden, 1 << 20)?;
         limit("feed_forward_length", self.ffn, 1 << 22)?;
         limit("block_count", self.layers, 4096)?;
@@ -181,6 +185,16 @@ impl Config {
                 format!("{} is no eps", self.norm_eps),
             ));
         }
+        for (key, cap) in [
+            ("attn_logit_softcapping", self.score_cap),
+            ("final_logit_softcapping", self.logit_cap),
+        ] {
+            if let Some(cap) = cap
+                && !(cap.is_finite() && cap > 0.0)
+            {
+                return Err(bad(key, format!("{cap} is not positive")));
+            }
+        }
         self.rope.check(self.head_dim)?;
         if let Some(local) = &self.local {
             limit("attention.sliding_window", local.window, 1 << 30)?;
@@ -193,6 +207,15 @@ impl Config {
     pub fn cache_bytes(&self, capacity: usize) -> usize {
         let head = tritlab_kernels::op::KeyValues::bytes(self.head_dim, capacity);
         head.saturating_mul(self.layers * self.kv_heads)
+    }
+}
+
+/// A size that is not 0 and not absurd.
+fn limit(key: &str, n: usize, max: usize) -> Result<()> {
+    match n {
+        0 => Err(bad(key, "it is 0".to_owned())),
+        n if n > max => Err(bad(key, format!("{n} is more than {max}, larger than any model"))),
+        _ => Ok(()),
     }
 }
 
@@ -222,16 +245,26 @@ fn gguf_rope(gguf: &Gguf, arch: &str, head_dim: usize) -> Result<Rope> {
     if let Some(divisors) = factors("rope_freqs.weight")? {
         scaling = Scaling::Divisors(divisors);
     }
-    if let (Some(short), Some(long)) =
-        (factors("rope_factors_short.weight")?, factors("rope_factors_long.weight")?)
-    {
+    let [short, long] = ["rope_factors_short.weight", "rope_factors_long.weight"];
+    if let (Some(short), Some(long)) = match (factors(short)?, factors(long)?) {
+        (None, Some(_)) => return Err(Error::MissingTensor { name: short.to_owned() }),
+        (Some(_), None) => return Err(Error::MissingTensor { name: long.to_owned() }),
+        both => both,
+    } {
         let original = count(gguf, &key("rope.scaling.original_context_length"))?
             .or(count(gguf, &key("context_length"))?)
             .unwrap_or(4096);
         scaling = Scaling::Long { short, long, original };
     }
     match meta.optional::<String>(&key("rope.scaling.type"))?.as_deref() {
-        None | Some("none" | "longrope") => {}
+        // llama.cpp's default type is linear, and its default factor 1.
+        None => {
+            let factor = meta.optional::<f32>(&key("rope.scaling.factor"))?;
+            if let (Scaling::None, Some(factor)) = (&scaling, factor.filter(|f| *f != 0.0)) {
+                scaling = Scaling::Linear(factor);
+            }
+        }
+        Some("none" | "longrope") => {}
         Some("linear") => {
             scaling = Scaling::Linear(meta.require(&key("rope.scaling.factor"))?);
         }
@@ -255,7 +288,10 @@ fn gemma_local(
     global: &Rope,
 ) -> Result<Local> {
     let meta = gguf.metadata();
-    let every = |pattern: usize| (0..layers).map(|i| (i + 1) % pattern.max(1) != 0).collect();
+    // As llama.cpp reads it: 0 makes all layers local, 1 none.
+    let every = |pattern: usize| {
+        (0..layers).map(|i| pattern == 0 || !(i + 1).is_multiple_of(pattern)).collect()
+    };
     let pattern_key = key("attention.sliding_window_pattern");
     let local: Vec<bool> = match meta.get(&pattern_key) {
         None => every(6),

@@ -15,6 +15,8 @@
 //! K key-value heads, D head. Each token's row is computed by itself in the contract's fixed order
 //! ([`tritlab_kernels::oracle`]), so the split of a prompt into batches never changes a logit.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tritlab_kernels::{Weights, op, threads};
 
 use crate::buffers::Buffers;
@@ -62,6 +64,21 @@ pub struct Layer {
     pub post_ffn_norm: Option<Vec<f32>>,
 }
 
+/// Without a branch inside, so that the compiler vectorises it.
+fn all_finite(x: &[f32]) -> bool {
+    x.iter().fold(true, |ok, v| ok & v.is_finite())
+}
+
+/// `Ok` if nothing has overflowed.
+fn finite(what: &'static str, x: &[f32]) -> Result<()> {
+    if all_finite(x) {
+        return Ok(());
+    }
+    let index = x.iter().position(|v| !v.is_finite()).unwrap_or(0);
+    let value = x[index].to_string();
+    Err(tritlab_kernels::Error::NotFinite { what, index, value }.into())
+}
+
 /// The weights of a model.
 #[derive(Debug)]
 pub struct Decoder {
@@ -80,6 +97,10 @@ pub struct Decoder {
 impl Decoder {
     /// Runs `ids` after what `cache` holds; returns the final hidden states, [ids][E], normed.
     ///
+    /// Where a sequence grows past the limit of [`crate::rope::Scaling::Long`] (or was cut back behind it),
+    /// everything that is held is run again with the other frequencies, as `transformers` does: the answer
+    /// is that of the whole sequence at once.
+    ///
     /// # Errors
     /// Ids outside the vocabulary, no room in the cache, numbers that overflow on the way. After an error
     /// the cache is as it was.
@@ -88,11 +109,32 @@ impl Decoder {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.config.vocab) {
             return Err(Error::UnknownToken { id, vocab: self.config.vocab });
         }
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let is_long = self.config.rope.is_long(cache.len + ids.len());
+        if cache.is_empty() {
+            cache.is_long = is_long;
+        }
+        if cache.is_long == is_long {
+            return self.extend(cache, ids);
+        }
+        let mut fresh = Cache::new(&self.config, cache.capacity());
+        fresh.is_long = is_long;
+        let hidden = self.extend(&mut fresh, &[&cache.ids, ids].concat())?;
+        let new = hidden[cache.len * self.config.hidden..].to_vec();
+        *cache = fresh;
+        Ok(new)
+    }
+
+    /// Runs checked ids with the frequencies that the cache is for.
+    fn extend(&self, cache: &mut Cache, ids: &[u32]) -> Result<Vec<f32>> {
         let start = cache.len;
         let mut out = Vec::with_capacity(ids.len() * self.config.hidden);
         let run = threads::run_hot(|| {
             for ids in ids.chunks(BATCH) {
                 out.extend(self.batch(cache, ids)?);
+                cache.ids.extend_from_slice(ids);
             }
             Ok(())
         });
@@ -116,6 +158,7 @@ impl Decoder {
                 op::tanh_cap(row, cap)
             });
         }
+        finite("logits", &logits)?;
         Ok(logits)
     }
 
@@ -137,8 +180,8 @@ impl Decoder {
         let (c, n, first) = (&self.config, ids.len(), cache.len);
         let mut x = self.embed(ids);
         let mut buffers = std::mem::take(&mut cache.buffers);
-        let global = c.rope.table(first, n);
-        let local = c.local.as_ref().map(|l| l.rope.table(first, n));
+        let global = c.rope.table(first, n, cache.is_long);
+        let local = c.local.as_ref().map(|l| l.rope.table(first, n, cache.is_long));
         for (i, layer) in self.layers.iter().enumerate() {
             let (table, window) = match (&c.local, &local) {
                 (Some(l), Some(table)) if l.layers[i] => (table, Some(l.window)),
@@ -200,8 +243,8 @@ impl Decoder {
         self.norm(x, &layer.attn_norm, &mut h);
         let [mut q, mut k, v] = project([&layer.q, &layer.k, &layer.v], &h, n, buffers)?;
         buffers.give(h);
-        self.rotate(&mut q, c.heads, layer.q_norm.as_deref(), step.table);
-        self.rotate(&mut k, c.kv_heads, layer.k_norm.as_deref(), step.table);
+        self.rotate(&mut q, c.heads, layer.q_norm.as_deref(), step.table)?;
+        self.rotate(&mut k, c.kv_heads, layer.k_norm.as_deref(), step.table)?;
         for (k, v) in k.chunks_exact(c.kv_heads * d).zip(v.chunks_exact(c.kv_heads * d)) {
             for (kv, (k, v)) in kv.iter_mut().zip(k.chunks_exact(d).zip(v.chunks_exact(d))) {
                 kv.push(k, v);
@@ -226,9 +269,17 @@ impl Decoder {
         Ok(())
     }
 
-    /// Norm per head, then RoPE: `x` is [n][heads][D].
-    fn rotate(&self, x: &mut [f32], heads: usize, norm: Option<&[f32]>, table: &Table) {
+    /// Norm per head, then RoPE: `x` is [n][heads][D]. A softmax hides numbers that have overflowed, so
+    /// they are looked for here.
+    fn rotate(
+        &self,
+        x: &mut [f32],
+        heads: usize,
+        norm: Option<&[f32]>,
+        table: &Table,
+    ) -> Result<()> {
         let (d, eps) = (self.config.head_dim, self.config.norm_eps);
+        let overflow = AtomicBool::new(false);
         threads::for_each_chunk(x, heads * d, |t, row| {
             let (cos, sin) = table.row(t);
             let mut plain = vec![0.0; if norm.is_some() { d } else { 0 }];
@@ -239,7 +290,11 @@ impl Decoder {
                 }
                 op::rope(head, cos, sin);
             }
+            if !all_finite(row) {
+                overflow.store(true, Ordering::Relaxed);
+            }
         });
+        if overflow.into_inner() { finite("queries or keys", x) } else { Ok(()) }
     }
 
     /// The feed-forward half of a layer.

@@ -268,6 +268,17 @@ pub enum Error {
         /// The shape in the file.
         found: Vec<u64>,
     },
+    /// A tensor that the architecture has no use for: running the model without it would give other answers.
+    #[error(
+        "the tensor `{tensor}` has no place in the architecture {architecture} as it is supported here: \
+         the model would silently give other answers without it"
+    )]
+    UnusedTensor {
+        /// The tensor.
+        tensor: String,
+        /// The architecture.
+        architecture: String,
+    },
     /// An architecture that the decoder does not know.
     #[error("the architecture `{name}` is not supported; supported are {known}")]
     UnsupportedArchitecture {

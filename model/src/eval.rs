@@ -6,9 +6,13 @@
 //! of them. Source: llama.cpp `tools/perplexity/perplexity.cpp`.
 //!
 //! Probabilities are f64, through `libm`, so that a number printed on one machine is the number printed on
-//! another. Two models are run side by side, window by window: nothing has to be stored.
+//! another. Two models are run side by side, window by window, so that logits need not be stored. A model
+//! keeps the hidden states of windows it has scored ([`Runs`]): one that others are compared with runs once.
 
-use tritlab_kernels::threads;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use tritlab_kernels::{Backend, backend, threads};
 
 use crate::cache::Cache;
 use crate::error::{Error, Result};
@@ -16,6 +20,31 @@ use crate::model::Model;
 
 /// Rows of logits held at once.
 const ROWS: usize = 64;
+
+/// Bytes of hidden states that a model keeps.
+const KEPT: usize = 64 << 20;
+
+/// Hidden states of the scored positions of windows, by backend and ids: a backend answers for itself,
+/// even though the answer is the same.
+#[derive(Debug, Default)]
+pub(crate) struct Runs(Mutex<HashMap<Window, Arc<Vec<f32>>>>);
+
+/// What hidden states depend on.
+type Window = (Backend, Vec<u32>);
+
+impl Runs {
+    fn get(&self, key: &Window) -> Option<Arc<Vec<f32>>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).get(key).cloned()
+    }
+
+    fn put(&self, key: Window, hidden: &Arc<Vec<f32>>) {
+        let mut kept = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let floats: usize = kept.values().map(|h| h.len()).sum();
+        if (floats + hidden.len()) * size_of::<f32>() <= KEPT {
+            kept.insert(key, hidden.clone());
+        }
+    }
+}
 
 /// One scored prediction.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -108,7 +137,7 @@ fn score_window(
     let mut out = vec![Scored::default(); scored.len()];
     for (block, out) in out.chunks_mut(ROWS).enumerate() {
         let at = scored.start + block * ROWS;
-        let rows = |e: usize| at * e..(at + out.len()) * e;
+        let rows = |e: usize| block * ROWS * e..(block * ROWS + out.len()) * e;
         let logits = model.decoder.logits(&hidden[rows(e)])?;
         let ref_logits = match (reference, &ref_hidden) {
             (Some(r), Some(h)) => Some(r.decoder.logits(&h[rows(r.config().hidden)])?),
@@ -134,8 +163,8 @@ fn score_window(
     Ok(out)
 }
 
-/// Hidden states of one window from an empty cache, BOS first if the model wants it.
-fn hidden(model: &Model, window: &[u32]) -> Result<Vec<f32>> {
+/// Hidden states of one window's scored positions, from an empty cache, BOS first if the model wants it.
+fn hidden(model: &Model, window: &[u32]) -> Result<Arc<Vec<f32>>> {
     let mut ids = window.to_vec();
     if let Ok(tokenizer) = model.tokenizer()
         && tokenizer.adds_bos()
@@ -143,7 +172,16 @@ fn hidden(model: &Model, window: &[u32]) -> Result<Vec<f32>> {
     {
         ids[0] = bos;
     }
-    model.decoder.hidden(&mut Cache::new(model.config(), ids.len()), &ids)
+    let key = (backend::current()?, ids);
+    if let Some(kept) = model.runs.get(&key) {
+        return Ok(kept);
+    }
+    let ids = &key.1;
+    let all = model.decoder.hidden(&mut Cache::new(model.config(), ids.len()), ids)?;
+    let e = model.config().hidden;
+    let hidden = Arc::new(all[ids.len() / 2 * e..(ids.len() - 1) * e].to_vec());
+    model.runs.put(key, &hidden);
+    Ok(hidden)
 }
 
 /// `ln(sum of e^x)`, in f64.

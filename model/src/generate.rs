@@ -11,6 +11,8 @@ impl Model {
     /// Continues `prompt` by at most `max_tokens`; `on_token` sees each id as it is chosen and returns `false`
     /// to stop. Ids in `stop` end the text and are not part of it. Returns the new ids.
     ///
+    /// Rows of the head beyond the tokenizer's vocabulary (padding) are never chosen.
+    ///
     /// # Errors
     /// No prompt, a prompt and an answer that do not fit into `context` positions together, sampling settings
     /// outside their range.
@@ -28,13 +30,15 @@ impl Model {
         if needed > context {
             return Err(Error::ContextOverflow { needed, capacity: context });
         }
+        let vocab = self.config().vocab;
+        let known = self.tokenizer().map_or(vocab, |t| t.vocab_size().clamp(1, vocab));
         let mut cache = Cache::new(self.config(), needed);
         let mut out = Vec::new();
         // One hot region for the whole text: its threads stay awake from token to token.
         threads::run_hot(|| {
             let mut logits = self.decoder.last_logits(&mut cache, prompt)?;
             while out.len() < max_tokens {
-                let id = sampler.next(&logits);
+                let id = sampler.next(&logits[..known]);
                 if stop.contains(&id) {
                     break;
                 }

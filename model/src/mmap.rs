@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
-use std::{fs::File, ops::Deref, path::Path};
+use std::{fs::File, io, ops::Deref, path::Path};
 
 /// A whole file, mapped read-only.
 ///
@@ -25,6 +25,12 @@ impl Mmap {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = File::open(path).map_err(Error::io(path))?;
+        if !file.metadata().map_err(Error::io(path))?.is_file() {
+            // The system's own answer, "No such device", would help nobody.
+            return Err(Error::io(path)(io::Error::other(
+                "it is a folder or a device, not a file",
+            )));
+        }
         // SAFETY: the mapping is read-only and private to this value, which owns it and hands out
         // only `&[u8]` that borrow it, so no reference outlives the mapping. That no other process
         // writes to the file meanwhile cannot be checked here; it is the caller's duty, stated in

@@ -1,12 +1,15 @@
 //! Loading: from a file to a decoder, each tensor in its own format or in one that was asked for.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use tritlab_kernels::{Format, Matrix, Panels, Weights, threads};
+use tritlab_kernels::{Error as KernelError, Format, Matrix, Panels, Weights, threads};
 
 use crate::config::Config;
 use crate::decoder::{Decoder, Layer};
 use crate::error::{Error, Result};
+use crate::eval::Runs;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::linear::Linear;
 use crate::source::{gather, halves, matrix, one_scale_ternary, vector};
@@ -89,6 +92,8 @@ pub struct Model {
     pub tensors: Vec<TensorReport>,
     /// The format that was asked for.
     pub format: Option<Format>,
+    /// Windows that were scored already.
+    pub(crate) runs: Runs,
 }
 
 impl Model {
@@ -96,7 +101,7 @@ impl Model {
     ///
     /// # Errors
     /// Whatever is wrong with the file, an unsupported architecture or tensor type, a format that a tensor's
-    /// shape does not fit.
+    /// shape does not fit, weights that are not finite, a tensor that the architecture has no use for.
     pub fn load(
         path: impl AsRef<Path>,
         options: Options,
@@ -108,12 +113,26 @@ impl Model {
         // The backend is chosen (and checks itself) now, so that a forced one that the CPU lacks is
         // reported before the work.
         tritlab_kernels::backend::current()?;
-        let mut loader =
-            Loader { gguf: &gguf, config: &config, options, progress, tensors: Vec::new() };
+        let mut loader = Loader {
+            gguf: &gguf,
+            config: &config,
+            options,
+            progress,
+            tensors: Vec::new(),
+            used: RefCell::default(),
+        };
         let decoder = loader.decoder()?;
+        loader.check_all_used()?;
         let tensors = loader.tensors;
         let tokenizer = Tokenizer::from_gguf(&gguf);
-        Ok(Model { path: path.to_owned(), decoder, tokenizer, tensors, format: options.format })
+        Ok(Model {
+            path: path.to_owned(),
+            decoder,
+            tokenizer,
+            tensors,
+            format: options.format,
+            runs: Runs::default(),
+        })
     }
 
     /// The configuration.
@@ -145,6 +164,8 @@ struct Loader<'a, 'p> {
     options: Options,
     progress: &'a mut Progress<'p>,
     tensors: Vec<TensorReport>,
+    /// Names of the file's tensors that have been asked for.
+    used: RefCell<HashSet<&'a str>>,
 }
 
 impl<'a> Loader<'a, '_> {
@@ -206,10 +227,27 @@ impl<'a> Loader<'a, '_> {
         })
     }
 
+    /// A tensor that a model does without (biases of norms, gates of experts, an adapter) would change its
+    /// answers silently: better no model than another one.
+    fn check_all_used(&self) -> Result<()> {
+        // Read with the configuration; the last is a table of angles in files of 2023.
+        let known =
+            |name: &str| name.starts_with("rope_f") || name.ends_with(".attn_rot_embd.weight");
+        let used = self.used.borrow();
+        match self.gguf.tensors().iter().find(|t| !used.contains(t.name()) && !known(t.name())) {
+            None => Ok(()),
+            Some(t) => Err(Error::UnusedTensor {
+                tensor: t.name().to_owned(),
+                architecture: self.config.architecture.clone(),
+            }),
+        }
+    }
+
     /// The tensor, its shape checked.
     fn find(&self, name: &str, rows: usize, cols: usize) -> Result<&'a TensorInfo> {
         let info =
             self.gguf.tensor(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
+        self.used.borrow_mut().insert(info.name());
         let expected = [rows as u64, cols as u64];
         let found = [info.rows(), info.cols()];
         if found != expected {
@@ -249,7 +287,8 @@ impl<'a> Loader<'a, '_> {
     }
 
     fn step(&mut self, name: &str) -> Result<()> {
-        match (self.progress)(self.tensors.len(), self.gguf.tensors().len(), name) {
+        let done = self.used.borrow().len();
+        match (self.progress)(done, self.gguf.tensors().len(), name) {
             true => Ok(()),
             false => Err(Error::Cancelled),
         }
@@ -261,14 +300,14 @@ impl<'a> Loader<'a, '_> {
         self.step(&weight)?;
         let info = self.find(&weight, rows, cols)?;
         let m = matrix(self.gguf, info)?;
-        let d = self.config.head_dim;
+        let order = || halves(rows, self.config.head_dim, self.config.rope.dims);
         let reorder =
             self.config.interleaved && (name.ends_with("attn_q") || name.ends_with("attn_k"));
-        let m = if reorder { gather(&m, halves(rows, d))? } else { m };
+        let m = if reorder { gather(&m, order())? } else { m };
         let weight = self.pack(&weight, info.tensor_type().name(), &m, role)?;
         let mut bias = self.bias(name, rows)?;
         if let (true, Some(b)) = (reorder, &mut bias) {
-            *b = halves(rows, d).map(|r| b[r]).collect();
+            *b = order().map(|r| b[r]).collect();
         }
         Ok(Linear { weight, bias })
     }
@@ -329,7 +368,8 @@ impl<'a> Loader<'a, '_> {
             }
             _ => (m, 0.0),
         };
-        let panels = Panels::pack(m)?;
+        let panels =
+            Panels::pack(m).map_err(|source| Error::Tensor { tensor: name.to_owned(), source })?;
         self.tensors.push(TensorReport {
             name: name.to_owned(),
             role,
@@ -359,7 +399,12 @@ pub(crate) fn requantize(
     let w = decode(m);
     let q = Matrix::quantize(format, m.rows(), m.cols(), &w).map_err(blame)?;
     let (mut error, mut norm) = (0.0, 0.0);
-    for (w, q) in w.iter().zip(decode(&q)) {
+    for (index, (w, q)) in w.iter().zip(decode(&q)).enumerate() {
+        if !q.is_finite() {
+            // f16 ends at 65504.
+            let value = format!("{w} outside the range of {format}");
+            return Err(blame(KernelError::NotFinite { what: "weights", index, value }));
+        }
         error += f64::from(w - q).powi(2);
         norm += f64::from(*w).powi(2);
     }

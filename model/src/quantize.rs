@@ -52,7 +52,9 @@ pub fn quantize_gguf(
     };
     let mut writer = Writer::new();
     writer.copy_metadata(gguf.metadata())?;
-    writer.set("general.file_type", file_type(format))?;
+    if let Some(number) = file_type(format) {
+        writer.set("general.file_type", number)?;
+    }
     writer.set("general.quantization_version", 2u32)?;
     let mut quantized = 0;
     for info in gguf.tensors() {
@@ -107,16 +109,26 @@ fn storable(format: Format) -> Result<TensorType> {
     })
 }
 
-/// llama.cpp's `llama_ftype` of a file whose linear layers are in `format`.
-fn file_type(format: Format) -> u32 {
-    match format {
+/// llama.cpp's `llama_ftype` of a file whose linear layers are in `format`. Of the mixed recipes of
+/// k-quants, the S form is the nearest to one type throughout.
+fn file_type(format: Format) -> Option<u32> {
+    Some(match format {
         Format::F32 => 0,
         Format::F16 => 1,
         Format::Q4_0 => 2,
         Format::Q4_1 => 3,
         Format::Q8_0 => 7,
+        Format::Q5_0 => 8,
+        Format::Q5_1 => 9,
+        Format::Q2_K => 10,
+        Format::Q3_K => 11,
+        Format::Q4_K => 14,
+        Format::Q5_K => 16,
+        Format::Q6_K => 18,
+        Format::IQ4_NL => 25,
         Format::BF16 => 32,
+        Format::TQ1_0 => 36,
         Format::TQ2_0 => 37,
-        Format::TERNARY | Format::TERNARY_ROW => unreachable!("not storable: refused before"),
-    }
+        _ => return None,
+    })
 }

@@ -26,8 +26,9 @@ pub enum Scaling {
         /// The context of pre-training.
         original: usize,
     },
-    /// Phi-3's longrope: one set of divisors up to `original` positions, another beyond. As in
-    /// `transformers`, the longest position of a forward pass chooses for all of its positions.
+    /// Phi-3's longrope: one set of divisors for sequences of up to `original` positions, another for
+    /// longer ones. As in `transformers`, the length chooses for all positions of a sequence, so that
+    /// crossing `original` rotates the earlier keys anew ([`crate::decoder::Decoder::hidden`]).
     Long {
         /// Divisors up to `original`.
         short: Vec<f32>,
@@ -75,8 +76,12 @@ impl Rope {
                 format!("{} is not an even number of elements of a head of {head_dim}", self.dims);
             return Err(bad("rope.dimension_count", reason));
         }
-        if !(self.base.is_finite() && self.base > 0.0 && self.attention_factor.is_finite()) {
-            return Err(bad("rope.freq_base", format!("{} is no base", self.base)));
+        for (key, value) in
+            [("rope.freq_base", self.base), ("rope.scaling.attn_factor", self.attention_factor)]
+        {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(bad(key, format!("{value} is not positive")));
+            }
         }
         let factors: &[&[f32]] = match &self.scaling {
             Scaling::Divisors(d) => &[d],
@@ -98,8 +103,13 @@ impl Rope {
         }
     }
 
-    /// The frequencies in force when the longest position of a forward pass is `last`.
-    fn frequencies(&self, last: usize) -> Vec<f64> {
+    /// Whether a sequence of `length` positions needs the divisors for long ones.
+    pub fn is_long(&self, length: usize) -> bool {
+        matches!(self.scaling, Scaling::Long { original, .. } if length > original)
+    }
+
+    /// The frequencies of sequences that are [`Self::is_long`] or not.
+    fn frequencies(&self, is_long: bool) -> Vec<f64> {
         let plain = |j: usize| libm::pow(f64::from(self.base), -2.0 * j as f64 / self.dims as f64);
         (0..self.dims / 2)
             .map(|j| {
@@ -115,19 +125,18 @@ impl Rope {
                         f64::from(*high),
                         *original as f64,
                     ),
-                    Scaling::Long { short, long, original } => {
-                        let d = if last < *original { short } else { long };
-                        inv / f64::from(d[j])
+                    Scaling::Long { short, long, .. } => {
+                        inv / f64::from(if is_long { long[j] } else { short[j] })
                     }
                 }
             })
             .collect()
     }
 
-    /// The table of positions `first..first + n`.
-    pub fn table(&self, first: usize, n: usize) -> Table {
+    /// The table of positions `first..first + n` of a sequence that [`Self::is_long`] or not.
+    pub fn table(&self, first: usize, n: usize, is_long: bool) -> Table {
         let half = self.dims / 2;
-        let inv = self.frequencies((first + n).saturating_sub(1));
+        let inv = self.frequencies(is_long);
         let factor = f64::from(self.attention_factor);
         let mut table =
             Table { half, cos: Vec::with_capacity(n * half), sin: Vec::with_capacity(n * half) };

@@ -39,7 +39,7 @@ impl Sampler {
     /// A sampler at its first draw.
     ///
     /// # Errors
-    /// A temperature that is negative or not finite, a `top_p` outside 0..=1.
+    /// A temperature that is negative or not finite, a `top_p` that is not above 0 and at most 1.
     pub fn new(settings: Sampling) -> Result<Self> {
         let Sampling { temperature, top_p, seed, .. } = settings;
         if !(temperature.is_finite() && temperature >= 0.0) {
@@ -77,7 +77,11 @@ impl Sampler {
             });
             order.truncate(keep.map_or(order.len(), |i| i + 1));
         }
-        let mut p: Vec<f32> = order.iter().map(|&i| logits[i as usize] / temperature).collect();
+        // The largest is subtracted first: a quotient by a tiny temperature would overflow to infinity, of
+        // which a softmax knows nothing.
+        let top = order.first().map_or(0.0, |&i| logits[i as usize]);
+        let scaled = |&i: &u32| (logits[i as usize] - top) / temperature;
+        let mut p: Vec<f32> = order.iter().map(scaled).collect();
         op::softmax(&mut p);
         // 24 random bits: every value is an f32 in [0, 1).
         let mut left = (self.rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use tritlab_kernels::format::Plain;
 use tritlab_kernels::{Format, Matrix, Scales, Weights};
 
 use crate::error::{Error, Result};
@@ -20,7 +21,7 @@ pub fn type_of(format: Format) -> Option<TensorType> {
 /// A tensor as a matrix over the file's own bytes.
 ///
 /// # Errors
-/// A type that no kernel reads; more than two dimensions.
+/// A type that no kernel reads; a row that is too long for exact sums.
 pub fn matrix<'a>(gguf: &'a Gguf, info: &TensorInfo) -> Result<Matrix<'a>> {
     let format = format_of(info.tensor_type()).ok_or_else(|| Error::UnsupportedTensorType {
         tensor: info.name().to_owned(),
@@ -33,7 +34,8 @@ pub fn matrix<'a>(gguf: &'a Gguf, info: &TensorInfo) -> Result<Matrix<'a>> {
             .join(", "),
     })?;
     let (rows, cols) = (info.rows() as usize, info.cols() as usize);
-    Ok(Matrix::new(format, rows, cols, Cow::Borrowed(gguf.data(info)), Vec::new())?)
+    Matrix::new(format, rows, cols, Cow::Borrowed(gguf.data(info)), Vec::new())
+        .map_err(|source| Error::Tensor { tensor: info.name().to_owned(), source })
 }
 
 /// A vector (a norm, a bias, RoPE factors) as f32.
@@ -52,6 +54,9 @@ pub fn vector(gguf: &Gguf, info: &TensorInfo) -> Result<Vec<f32>> {
 }
 
 /// The rows `pick` of a matrix, in that order. Whole rows move, so nothing is quantised again.
+///
+/// # Errors
+/// More rows than a matrix can have.
 pub fn gather(
     m: &Matrix<'_>,
     pick: impl ExactSizeIterator<Item = usize>,
@@ -72,26 +77,31 @@ pub fn gather(
 }
 
 /// Rows of a query or key matrix from GGUF's interleaved order to the halves that [`crate::rope`] rotates:
-/// within a head of `dim` rows, row `s*dim/2 + j` is GGUF's row `2j + s`.
-pub fn halves(rows: usize, dim: usize) -> impl ExactSizeIterator<Item = usize> {
+/// within a head of `dim` rows, of which the first `rotated` (an even number) are rotated, row
+/// `s*rotated/2 + j` is GGUF's row `2j + s`.
+pub fn halves(rows: usize, dim: usize, rotated: usize) -> impl ExactSizeIterator<Item = usize> {
     (0..rows).map(move |r| {
-        let (head, i) = (r / dim, r % dim);
-        head * dim + i % (dim / 2) * 2 + i / (dim / 2)
+        let (i, half) = (r % dim, rotated / 2);
+        if i < rotated { r - i + i % half * 2 + i / half } else { r }
     })
 }
 
-/// TQ2_0 with one scale throughout is BitNet's own ternary form: the same weights with the scale outside,
-/// so that activations are quantised per token, as the model was trained. Exact, or `None`.
+/// TQ2_0 or TQ1_0 with one scale throughout is BitNet's own ternary form: the same weights with the scale
+/// outside, as many bits, so that activations are quantised per token, as the model was trained. Exact, or
+/// `None`.
 pub fn one_scale_ternary(m: &Matrix<'_>) -> Option<Matrix<'static>> {
-    if m.format() != Format::TQ2_0 {
-        return None;
-    }
-    let mut plain = tritlab_kernels::format::Plain::new();
+    let format = match m.format() {
+        Format::TQ2_0 => Format::TERNARY,
+        Format::TQ1_0 => Format::TERNARY_B3,
+        _ => return None,
+    };
+    let mut plain = Plain::new();
     let mut scale = None;
-    let blocks = m.cols() / 256;
-    let mut bytes = Vec::with_capacity(m.rows() * m.cols() / 4);
+    let mut row = Vec::with_capacity(m.cols());
+    let mut bytes = Vec::with_capacity(m.rows() * format.row_bytes(m.cols()).ok()?);
     for r in 0..m.rows() {
-        for b in 0..blocks {
+        row.clear();
+        for b in 0..m.cols() / 256 {
             m.block(r, b, &mut plain);
             let zero = plain.q.iter().all(|&q| q == 0);
             if plain.q.iter().any(|&q| q > 1) || !(plain.d.is_finite() && plain.d >= 0.0) {
@@ -100,17 +110,9 @@ pub fn one_scale_ternary(m: &Matrix<'_>) -> Option<Matrix<'static>> {
             if !zero && *scale.get_or_insert(plain.d) != plain.d {
                 return None;
             }
-            let code = |q: i16| (q + 1) as u8;
-            bytes.extend(
-                plain
-                    .q
-                    .as_chunks()
-                    .0
-                    .iter()
-                    .map(|&[a, b, c, d]| code(a) | code(b) << 2 | code(c) << 4 | code(d) << 6),
-            );
+            row.extend(plain.q.map(|q| q as i8));
         }
+        bytes.extend(format.pack_ternary(&row)?);
     }
-    let scale = scale.unwrap_or(0.0);
-    Matrix::new(Format::TERNARY, m.rows(), m.cols(), bytes, vec![scale]).ok()
+    Matrix::new(format, m.rows(), m.cols(), bytes, vec![scale.unwrap_or(0.0)]).ok()
 }

@@ -1,1 +1,45 @@
-//! Placeholder.
+//! The Python module `tritlab._native`. Its contract is `py/tritlab/_native.pyi`; a test holds names,
+//! parameters and documentation equal on both sides.
+//!
+//! Three rules hold for every function here: arrays are borrowed and results moved, never copied or cast
+//! silently ([`arrays`]); whatever computes does so without the GIL; errors become Python classes in one
+//! place ([`errors`]).
+
+#![deny(unsafe_code)]
+
+mod arrays;
+mod callback;
+mod errors;
+mod gguf;
+mod machine;
+mod matrix;
+mod model;
+mod table;
+
+use pyo3::prelude::*;
+
+/// Native half of `tritlab`. Import the names from `tritlab`, not from here.
+#[pymodule(gil_used = false)]
+mod _native {
+    #[pymodule_export]
+    use super::errors::{
+        BackendError, EvaluationError, FormatError, GgufError, ModelError, ShapeError,
+        TokenizerError, TritlabError,
+    };
+    #[pymodule_export]
+    use super::gguf::{inspect_gguf, quantize_gguf};
+    #[pymodule_export]
+    use super::machine::{machine, measure_bandwidth, measure_dot_peak};
+    #[pymodule_export]
+    use super::matrix::Matrix;
+    #[pymodule_export]
+    use super::model::Model;
+    #[pymodule_export]
+    use super::table::{
+        backends, current_backend, formats, get_threads, kernels, set_backend, set_threads,
+    };
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals, reason = "Python's name")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

@@ -153,6 +153,8 @@ class Model:
     def load(path, format=None, *, head=None, context=2048, progress=None):
         if Path(path).read_bytes()[:4] != b"GGUF":
             raise GgufError(f"{path} is not a GGUF file")
+        if format == "TQ2_0":
+            raise ShapeError("the tensor `blk.0.attn_q.weight`: 576 columns do not fit TQ2_0")
         if progress:
             progress(1, 1, "load")
         return Model(path, format)

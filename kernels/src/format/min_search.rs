@@ -88,7 +88,7 @@ impl MinSearch {
             codes: [[0.0; LANES]; N],
             scale: [0.0; LANES],
             low: [0.0; LANES],
-            error: [0.0; LANES],
+            error: [f32::INFINITY; LANES],
         };
         let inverse =
             steps.map(|k| (self.start + self.step * f32::from(k) + self.top) / (high - low));
@@ -102,24 +102,20 @@ impl MinSearch {
                 sum_xq[c] += w[i] * q * x[i];
             }
         }
-        let mut solved = [false; LANES];
         for c in 0..LANES {
             let determinant = sum_w * sum_qq[c] - sum_q[c] * sum_q[c];
-            solved[c] = determinant > 0.0;
             out.scale[c] = (sum_w * sum_xq[c] - sum_x * sum_q[c]) / determinant;
             out.low[c] = (sum_qq[c] * sum_x - sum_q[c] * sum_xq[c]) / determinant;
             if out.low[c] > 0.0 {
                 (out.scale[c], out.low[c]) = (sum_xq[c] / sum_qq[c], 0.0);
             }
+            if determinant > 0.0 {
+                out.error[c] = 0.0;
+            }
         }
         for i in 0..N {
             for c in 0..LANES {
                 out.error[c] += self.error(x[i], w[i], out.codes[i][c], out.scale[c], out.low[c]);
-            }
-        }
-        for c in 0..LANES {
-            if !solved[c] {
-                out.error[c] = f32::INFINITY;
             }
         }
         out
@@ -131,6 +127,6 @@ struct Candidates<const N: usize> {
     codes: [[f32; LANES]; N],
     scale: [f32; LANES],
     low: [f32; LANES],
-    /// Infinite where the least squares have no answer.
+    /// Infinite, or NaN, where the least squares have no answer.
     error: [f32; LANES],
 }

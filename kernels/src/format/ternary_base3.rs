@@ -14,7 +14,7 @@
 //! b1.58, arXiv 2402.17764).
 
 use super::ternary::{absmean, ternary};
-use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
+use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales, first_digit};
 
 /// One scale per matrix.
 pub struct PerTensor;
@@ -49,7 +49,7 @@ fn decode(bytes: &[u8], out: &mut Plain) {
     out.d = 1.0;
     let mut rest = bytes[0];
     for q in &mut out.q[..5] {
-        *q = (u16::from(rest) * 3 >> 8) as i16 - 1;
+        *q = i16::from(first_digit(rest)) - 1;
         rest = rest.wrapping_mul(3);
     }
 }

@@ -18,7 +18,7 @@
 
 use super::search::largest;
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
-use super::{f16_at, inverse, put_f16, round_half_away};
+use super::{f16_at, first_digit, inverse, nearest_trit, put_f16};
 
 /// The codec.
 #[allow(non_camel_case_types, reason = "the field's name")]
@@ -46,7 +46,7 @@ fn decode(bytes: &[u8], out: &mut Plain) {
         for l in 0..n {
             let mut rest = bytes[byte + l];
             for t in 0..digits {
-                out.q[weight + t * n + l] = (u16::from(rest) * 3 >> 8) as i16 - 1;
+                out.q[weight + t * n + l] = i16::from(first_digit(rest)) - 1;
                 rest = rest.wrapping_mul(3);
             }
         }
@@ -61,7 +61,7 @@ fn encode(input: &Input<'_>, out: &mut [u8]) {
         for l in 0..n {
             let value = (0..5).fold(0, |value: u16, t| {
                 let digit = match t < digits {
-                    true => (round_half_away(x[weight + t * n + l] * id) as i8 + 1) as u16,
+                    true => (nearest_trit(x[weight + t * n + l] * id) + 1) as u16,
                     false => 0,
                 };
                 3 * value + digit

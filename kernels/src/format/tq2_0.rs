@@ -13,7 +13,7 @@
 //! the block's maximum to zero. Source: ggml `quantize_row_tq2_0_ref`.
 
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
-use super::{f16_at, inverse, put_f16, round_half_away};
+use super::{f16_at, inverse, nearest_trit, put_f16};
 use bitvec::{field::BitField, order::Lsb0, view::BitView};
 
 /// The codec.
@@ -52,7 +52,7 @@ fn encode(input: &Input<'_>, out: &mut [u8]) {
     out[..64].fill(0);
     for (i, v) in x.iter().enumerate() {
         let (byte, bit) = place(i);
-        out[byte] |= ((round_half_away(v * id) as i8 + 1) as u8) << bit;
+        out[byte] |= ((nearest_trit(v * id) + 1) as u8) << bit;
     }
     put_f16(out, 64, d);
 }

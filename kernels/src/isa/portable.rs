@@ -60,7 +60,7 @@ impl Isa for Portable {
     }
     #[inline(always)]
     fn trit(self, x: Self::Bytes) -> Self::Bytes {
-        x.map(|u| (u16::from(u) * 3 >> 8) as u8)
+        x.map(|u| ((u16::from(u) * 3) >> 8) as u8)
     }
     #[inline(always)]
     fn lookup(self, x: Self::Bytes, table: &[u8; 16]) -> Self::Bytes {

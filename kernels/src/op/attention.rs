@@ -31,13 +31,14 @@ impl KeyValues {
         }
     }
 
-    /// Bytes that `capacity` positions of `dim` elements take.
+    /// Bytes that `capacity` positions of `dim` elements take; the largest number where none is enough.
     pub const fn bytes(dim: usize, capacity: usize) -> usize {
-        (Self::key_floats(dim, capacity) + dim * capacity) * 4
+        let values = dim.saturating_mul(capacity);
+        Self::key_floats(dim, capacity).saturating_add(values).saturating_mul(4)
     }
 
     const fn key_floats(dim: usize, capacity: usize) -> usize {
-        capacity.next_multiple_of(16) * dim
+        (capacity.saturating_add(15) / 16 * 16).saturating_mul(dim)
     }
 
     /// Elements per vector.

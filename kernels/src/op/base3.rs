@@ -131,22 +131,20 @@ fn digit_sums<I: Isa, const N: usize>(
         let a: [&[[i8; 4]; DIGITS]; N] = std::array::from_fn(|t| {
             a[t][l * DIGITS..].first_chunk().expect("activations are padded to whole lines")
         });
-        let mut run = sum;
         let mut begun = [isa.begin(sum[0]); N];
-        for t in 0..N {
-            begun[t] = isa.begin(run[t]);
+        for (begun, sum) in begun.iter_mut().zip(sum) {
+            *begun = isa.begin(sum);
         }
         for i in 0..DIGITS {
             let digit = isa.trit(u);
             u = isa.triple(u);
-            for t in 0..N {
-                begun[t] = isa.dot(begun[t], digit, a[t][i]);
+            for (begun, a) in begun.iter_mut().zip(&a) {
+                *begun = isa.dot(*begun, digit, a[i]);
             }
         }
-        for t in 0..N {
-            run[t] = isa.finish(begun[t], run[t]);
+        for (sum, begun) in sum.iter_mut().zip(begun) {
+            *sum = isa.finish(begun, *sum);
         }
-        sum = run;
     }
     sum
 }

@@ -1,5 +1,7 @@
 //! Products of dense weights (F32, F16, BF16) with f32 activations: rows in lanes, k ascending, fused.
 
+#![allow(clippy::needless_range_loop, reason = "v and t name a place in several arrays at once")]
+
 use crate::activation::Acts;
 use crate::format::{DenseFormat, Element};
 use crate::isa::{Isa, Op};

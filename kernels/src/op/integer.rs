@@ -18,6 +18,8 @@
 //! A tile keeps V vectors and N tokens in registers, so each decoded vector of codes meets N activations
 //! and each activation V vectors. The integer sums may be formed in any order: they are exact.
 
+#![allow(clippy::needless_range_loop, reason = "v and t name a place in several arrays at once")]
+
 use crate::activation::{Acts, CHUNK};
 use crate::format::{CodedFormat, Codes, Scales};
 use crate::isa::{Isa, Op, run_length};

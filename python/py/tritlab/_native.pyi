@@ -24,6 +24,8 @@ from tritlab._types import (
     QuantizeReport,
     TensorInfo,
 )
+from tritlab.evaluation import Text
+from tritlab.statistics import Quality
 
 __version__: str
 
@@ -31,7 +33,7 @@ class TritlabError(ValueError):
     """Base of every error this library raises by itself."""
 
 class FormatError(TritlabError):
-    """A format that does not exist, or weights a format cannot hold (NaN, infinity)."""
+    """A format that does not exist, or numbers a format cannot hold (NaN, infinity)."""
 
 class ShapeError(TritlabError):
     """A shape or memory layout that does not fit."""
@@ -55,7 +57,7 @@ def formats() -> list[FormatInfo]:
     """Weight formats, in table order."""
 
 def backends() -> list[BackendInfo]:
-    """Instruction-set backends, the scalar oracle first."""
+    """Instruction-set backends in order of preference; last the scalar oracle, never preferred."""
 
 def kernels() -> list[KernelInfo]:
     """Every kernel: operations × formats × backends."""
@@ -70,7 +72,7 @@ def current_backend() -> str:
     """Name of the backend in use."""
 
 def set_threads(n: int) -> None:
-    """Set the number of threads, at least 1. The pool starts with the first computation."""
+    """Set the number of threads, at least 1."""
 
 def get_threads() -> int:
     """Number of threads in use."""
@@ -79,7 +81,10 @@ def machine() -> MachineFacts:
     """Facts about this machine: processor, features, cores, memory."""
 
 def measure_bandwidth(threads: int, seconds: float = 0.3) -> float:
-    """Bytes per second that `threads` threads read from memory, far out of cache."""
+    """Bytes per second that `threads` threads read from memory, far out of cache.
+
+    `seconds` of reading, after some tenths of a second in which the memory is filled.
+    """
 
 def measure_dot_peak(threads: int, backend: str | None = None, seconds: float = 0.2) -> float:
     """Int8 multiply-accumulates per second that `threads` threads reach in registers."""
@@ -123,6 +128,8 @@ class Matrix:
     def __matmul__(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Multiply by x, float32 [cols] or [cols, n]; gives float32 [rows] or [rows, n].
 
+        The first product packs the matrix into the layout that kernels read, and keeps that.
+
         Activations are quantised as the format says. The bits of the result do not depend on
         backend, thread count, or n.
         """
@@ -144,9 +151,10 @@ class Model:
     ) -> Model:
         """Load a GGUF file.
 
-        `format` re-quantises every linear layer in memory; `None` keeps the file's own types.
-        `head` does the same for the output head (and an embedding tied to it); `None` leaves the
-        choice to the stated rule. `tensors()` shows what became of each tensor.
+        `format` re-quantises every linear layer of the blocks in memory; `None` keeps the file's
+        own types. `head` does the same for the embedding and the output head; `None` keeps the
+        file's own types, whatever `format` is. `tensors()` shows what became of each tensor.
+        `context` is the longest sequence that the other calls accept; it costs no memory here.
         """
     @property
     def path(self) -> str:
@@ -185,13 +193,16 @@ class Model:
     def bytes_per_token(self) -> int:
         """Bytes of weights that one decode step reads."""
     def tensors(self) -> list[TensorInfo]:
-        """Every weight tensor, in file order."""
+        """Every weight tensor, in the order in which the model reads them."""
     def tokenize(self, text: str, add_special: bool = True) -> npt.NDArray[np.int32]:
         """Token ids of a text, int32 [n]. `TokenizerError` if the file has no tokenizer."""
     def detokenize(self, ids: npt.NDArray[np.int32]) -> str:
         """Text of token ids, int32 [n]. Bytes that are not UTF-8 become U+FFFD."""
     def logits(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Logits after each of `ids`, int32 [n], from an empty cache: float32 [n, vocab]."""
+        """Logits after each of `ids`, int32 [n], from an empty cache: float32 [n, vocab].
+
+        The array is all the memory this needs beside the cache: 4 · n · vocab bytes.
+        """
     def fingerprint(self, ids: npt.NDArray[np.int32]) -> str:
         """SHA-256 of the bits of `logits(ids)`, hexadecimal: the same on every machine."""
     def evaluate(
@@ -207,6 +218,16 @@ class Model:
         of each is scored. With `reference`, the arrays that compare the two models come too.
         `EvaluationError` if there is not one whole window.
         """
+    def perplexity(
+        self,
+        text: Text,
+        *,
+        reference: Model | None = None,
+        context: int = 512,
+        chunks: int | None = None,
+        progress: Progress | None = None,
+    ) -> Quality:
+        """Perplexity of a text, as `tritlab.perplexity(model, text, ...)`."""
     def generate(
         self,
         prompt: str,
@@ -221,7 +242,7 @@ class Model:
         """Continue `prompt`; temperature 0 is greedy, top_k 0 and top_p 1 cut nothing.
 
         `callback` gets each piece of text as soon as it is whole UTF-8; returning `False` stops.
-        The result is the continuation without the prompt.
+        It runs on the calling thread. The result is the continuation without the prompt.
         """
     def bench(
         self,
@@ -240,7 +261,10 @@ def quantize_gguf(
     head: str | None = None,
     progress: Progress | None = None,
 ) -> QuantizeReport:
-    """Write a copy of a GGUF file with its linear layers in `format`, atomically."""
+    """Write a copy of a GGUF file with its linear layers in `format`, atomically.
+
+    `head` is the format of the embedding and the output head; `None` leaves them as they are.
+    """
 
 def inspect_gguf(path: str | PathLike[str]) -> GgufInfo:
     """Read version, metadata and tensor table of a GGUF file, not its weights."""

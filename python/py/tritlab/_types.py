@@ -20,7 +20,7 @@ class FormatInfo(TypedDict):
     block: int  # weights per block
     bytes: int  # bytes per block
     bits_per_weight: float
-    activation: str  # how activations are quantised: "dense", "token", "256" or "32"
+    activation: str  # how activations are quantised: "f32" (not at all), "token", "256" or "32"
     scales: str  # "none", "block", "row" or "tensor"
     summary: str
 
@@ -38,7 +38,7 @@ class KernelInfo(TypedDict):
 
     name: str  # "gemv-q4_0-avx512"
     op: str
-    format: str
+    format: str | None  # None for operations without weights
     backend: str
     available: bool
 
@@ -95,7 +95,7 @@ class GgufTensor(TypedDict):
     name: str
     shape: tuple[int, ...]  # NumPy order: rows first
     type: str
-    offset: int
+    offset: int  # from the start of the data section
     nbytes: int
 
 

@@ -160,23 +160,29 @@ def compare(
     from tritlab.report import figures  # noqa: F401  # matplotlib may be absent: say so now
     from tritlab.report.text import footnotes, tables
 
-    out.mkdir(parents=True, exist_ok=True)
-    result = comparison.compare(
-        model,
-        [name.strip() for name in formats.split(",") if name.strip()],
-        text,
-        reference=reference,
-        head=head,
-        context=context,
-        chunks=chunks or None,
-        n_prompt=prompt,
-        n_gen=gen,
-        repetitions=repetitions,
-        threads=threads,
-        backend=backend,
-        progress=_reporter(),
-        command=_command(),
-    )
+    made = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)  # a folder that can't be written is said before the work
+    try:
+        result = comparison.compare(
+            model,
+            [name.strip() for name in formats.split(",") if name.strip()],
+            text,
+            reference=reference,
+            head=head,
+            context=context,
+            chunks=chunks or None,
+            n_prompt=prompt,
+            n_gen=gen,
+            repetitions=repetitions,
+            threads=threads,
+            backend=backend,
+            progress=_reporter(),
+            command=_command(),
+        )
+    except BaseException:
+        if made and not any(out.iterdir()):
+            out.rmdir()
+        raise
     report = result.save(out)
     if json:
         print(to_json(result.to_dict()))

@@ -17,7 +17,7 @@ import numpy as np
 
 from tritlab import _models, _native, receipt
 from tritlab._files import to_json, write_atomic
-from tritlab._native import FormatError, Model
+from tritlab._native import FormatError, Model, ShapeError
 from tritlab._progress import Quiet, Reporter, Tqdm
 from tritlab.evaluation import Corpus, Measured, Slice, Text, cut, measure
 from tritlab.statistics import Estimate, Quality, median_mad
@@ -130,6 +130,8 @@ class Comparison:
     versions: dict[str, str]
     command: str
     created: str
+    impossible: dict[str, str] = field(default_factory=dict)
+    """Formats that this model's shapes do not fit, and why."""
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -230,6 +232,7 @@ class Comparison:
             "machine": self.machine,
             "limits": {"read_bandwidth": self.bandwidth, "dot_peak": self.dot_peak},
             "records": self.records,
+            "impossible": self.impossible,
             "statistics": self.statistics(),
             "samples": [
                 {
@@ -312,6 +315,8 @@ def compare(
 
     Raises:
         FormatError: For a format that does not exist.
+        ShapeError: For a reference that this model's shapes do not fit; any other such format is
+            listed in `Comparison.impossible`.
         EvaluationError: For a text shorter than one window.
         GgufError: For a file that cannot be read.
 
@@ -366,10 +371,12 @@ def compare(
     )
     reporter.start(len(order))
     try:
-        rows = [run.row(name) for name in order]
+        for name in order:
+            run.add(name)
     finally:
         reporter.stop()
     assert run.part is not None
+    rows = run.rows
     return Comparison(
         rows=rows,
         model=run.model | run.facts,
@@ -379,11 +386,12 @@ def compare(
         machine=dict(_native.machine())
         | {"backend": settings["backend"], "threads": settings["threads"]},
         bandwidth=max(row.bandwidth for row in rows),
-        dot_peak=_native.measure_dot_peak(_native.get_threads()),
+        dot_peak=run.dot_peak,
         settings=settings,
         versions=receipt.versions(),
         command=command,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        impossible=run.impossible,
     )
 
 
@@ -434,20 +442,30 @@ class _Run:
     part: Slice | None = None
     reference: Model | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    impossible: dict[str, str] = field(default_factory=dict)
+    dot_peak: float = 0.0
 
-    def row(self, format: str | None) -> Row:
-        """Load, evaluate and time one format. The first row becomes the reference and stays."""
+    def add(self, format: str | None) -> None:
+        """Load, evaluate and time one format. The first becomes the reference and stays."""
         name = FILE if format is None else format
         step = self.reporter.step
         n_prompt, n_gen, repetitions = self.bench
         start = time.perf_counter()
-        model = Model.load(
-            self.path,
-            format,
-            head=self.head,
-            context=max(self.context, n_prompt, n_gen),
-            progress=step(name, "load"),
-        )
+        try:
+            model = Model.load(
+                self.path,
+                format,
+                head=self.head,
+                context=max(self.context, n_prompt, n_gen),
+                progress=step(name, "load"),
+            )
+        except ShapeError as error:
+            if self.reference is None:
+                raise
+            self.impossible[name] = str(error)
+            self.reporter.row(f"{name}: not possible here: {error}")
+            return
         load_s = time.perf_counter() - start
         if self.part is None:
             self.part = cut(self.corpus.tokenize(model), self.context, self.chunks)
@@ -459,14 +477,15 @@ class _Run:
                 "n_vocab": model.n_vocab,
             }
         measured = measure(model, self.part, self.reference, step(name, "evaluate"))
-        step(name, "measure memory bandwidth")
+        step(name, "measure the machine")
         bandwidth = _native.measure_bandwidth(_native.get_threads())
+        self.dot_peak = max(self.dot_peak, _native.measure_dot_peak(_native.get_threads()))
         times = model.bench(n_prompt, n_gen, repetitions, step(name, "time"))
         row = self._row(format, model, measured, bandwidth, times, load_s)
         if self.reference is None:
             self.reference = model
+        self.rows.append(row)
         self.reporter.row(_summary(row))
-        return row
 
     def _row(
         self,

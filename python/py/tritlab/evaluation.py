@@ -114,7 +114,7 @@ class Measured:
     quality: Quality
     arrays: Evaluation
     fingerprint: str
-    """SHA-256 of the logits of the first `FINGERPRINT_TOKENS` tokens."""
+    """SHA-256 of the logits of the text's first tokens: `FINGERPRINT_TOKENS`, or one window."""
 
 
 def measure(
@@ -125,7 +125,7 @@ def measure(
 ) -> Measured:
     """Evaluate a model on a slice, and fingerprint its logits."""
     arrays = model.evaluate(part.ids, context=part.context, reference=reference, progress=progress)
-    mark = model.fingerprint(np.ascontiguousarray(part.ids[:FINGERPRINT_TOKENS]))
+    mark = model.fingerprint(part.ids[: min(FINGERPRINT_TOKENS, part.context)])
     return Measured(quality(arrays), arrays, mark)
 
 

@@ -109,14 +109,9 @@ def make(
         "seed": None,  # nothing is sampled in an evaluation
         "versions": versions(),
         "machine": dict(_native.machine()),
-        "fingerprint_tokens": min(FINGERPRINT_TOKENS, part_tokens(text)),
+        "fingerprint_tokens": min(FINGERPRINT_TOKENS, int(text["context"])),
         "results": results(measured),
     }
-
-
-def part_tokens(text: dict[str, Any]) -> int:
-    """Tokens of the part of the text that was used."""
-    return int(text["windows"]) * int(text["context"])
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -61,6 +61,15 @@ def test_stub_and_runtime_have_the_same_parameters():
         assert got == wanted, node.name
 
 
+def test_stub_and_runtime_have_the_same_documentation():
+    pairs = [(_native, node) for node in (*FUNCTIONS.values(), *CLASSES.values())]
+    for name in ("Matrix", "Model"):
+        members = (m for m in CLASSES[name].body if isinstance(m, ast.FunctionDef))
+        pairs += [(getattr(_native, name), m) for m in members if not m.name.startswith("_")]
+    for owner, node in pairs:
+        assert inspect.getdoc(getattr(owner, node.name)) == ast.get_docstring(node), node.name
+
+
 def test_errors_are_value_errors():
     for name, node in CLASSES.items():
         if name.endswith("Error"):

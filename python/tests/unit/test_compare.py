@@ -157,6 +157,19 @@ def test_perplexity_function(fake, model, text):
     assert fake.perplexity(loaded, text.read_text(), reference=reference).against is not None
 
 
+def test_a_format_that_does_not_fit_is_a_row_and_not_the_end(fake, model, text, tmp_path):
+    got = fake.compare(model, ["F16", "TQ2_0", "Q4_0"], text, chunks=1, progress=False)
+    assert [row.label for row in got.rows] == ["F16", "Q4_0"]
+    assert "576" in got.impossible["TQ2_0"]
+    assert got.to_dict()["impossible"] == got.impossible
+    page = got.save(tmp_path / "out").read_text()
+    for shown in (page, got.to_markdown()):
+        assert "TQ2_0 (not possible†)" in shown
+        assert "576 columns" in shown
+    with pytest.raises(fake.errors.ShapeError, match="576"):
+        fake.compare(model, ["Q4_0"], text, reference="TQ2_0", progress=False)
+
+
 def test_estimates_show_the_doubtful_digit(fake):
     from tritlab.report.text import estimate, number
     from tritlab.statistics import Estimate
@@ -165,6 +178,8 @@ def test_estimates_show_the_doubtful_digit(fake):
     assert estimate(Estimate(0.0484, 0.0052)) == "0.048 ± 0.005"
     assert estimate(Estimate(123456.7, 4321.0)) == "123,457 ± 4,321"
     assert estimate(Estimate(1.5, math.nan)) == "1.500"
+    assert estimate(Estimate(421_717_647.0, 61_259_179.0)) == "(4.2 ± 0.6) × 10⁸"
+    assert number(421_717_647.0) == "4.22 × 10⁸"
     assert (number(0.0), number(math.inf), number(1234.5)) == ("0", "∞", "1,234")
 
 

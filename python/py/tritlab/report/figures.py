@@ -90,23 +90,45 @@ def png(figure: Figure, dpi: int = 200) -> bytes:
 def plot_perplexity(comparison: Comparison, ax: Axes | None = None) -> Axes:
     """Perplexity against bits per weight; the reference is a line.
 
-    Bars are the standard error of the difference from the reference on the same tokens.
+    Bars are the standard error of the difference from the reference on the same tokens. A ruined
+    format, more than 20 times the reference, stands at the upper edge with its number: an axis that
+    reached it would hide the differences between all others.
     """
     ax = _axes(ax)
     rows = comparison.rows
     values = [row.quality.perplexity.value for row in rows]
     errors = [_difference_error(row) for row in rows]
     reference = values[0]
+    inside = [value <= 20 * reference for value in values]
     _bits_axis(ax, rows)
-    _log_or_linear(ax, values, errors)
+    _log_or_linear(
+        ax,
+        [value for value, fits in zip(values, inside, strict=True) if fits],
+        [error for error, fits in zip(errors, inside, strict=True) if fits],
+    )
+    low, high = ax.get_ylim()
+    if not all(inside):
+        share = 1 / 0.85  # the rest of the height is for what is above the axis
+        log = ax.get_yscale() == "log"
+        high = low * (high / low) ** share if log else low + (high - low) * share
+        ax.set_ylim(low, high)
+        rim = low * (high / low) ** 0.86 if log else low + (high - low) * 0.86
+        edge = low * (high / low) ** 0.93 if log else low + (high - low) * 0.93
+        ax.axhspan(rim, high, color="#f2f2f2", linewidth=0, zorder=0)
+        ax.set_yticks([tick for tick in ax.get_yticks() if low <= tick <= rim])
+        ax.yaxis.set_minor_locator(NullLocator())
+        values = [value if fits else edge for value, fits in zip(values, inside, strict=True)]
+        errors = [error if fits else 0.0 for error, fits in zip(errors, inside, strict=True)]
     ax.axhline(reference, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)))
     for row, value, error in zip(rows, values, errors, strict=True):
         _point(ax, row, value, error)
     ax.set_title("Perplexity (lower is better)")
     ax.set_ylabel("perplexity")
     labels = [
-        f"{row.label}{' (reference)' if row.is_reference else ''}\n{number(value, 4)}"
-        for row, value in zip(rows, values, strict=True)
+        f"{row.label}{' (reference)' if row.is_reference else ''}\n"
+        + number(row.quality.perplexity.value, 4)
+        + ("" if fits else " ↑ off the scale")
+        for row, fits in zip(rows, inside, strict=True)
     ]
     line = (np.geomspace(*ax.get_xlim(), 200), np.full(200, reference))
     points = [(row.bits_per_weight, v) for row, v in zip(rows, values, strict=True)]

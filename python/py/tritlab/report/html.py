@@ -72,7 +72,7 @@ def page(comparison: Comparison, images: dict[str, bytes]) -> str:
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
         f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>',
         "<h2>What it costs</h2>",
-        _table(c, COST, (cost_cells(row) for row in c.rows)),
+        _table(c, COST, (cost_cells(row) for row in c.rows), c.impossible),
         "<h2>What it buys</h2>",
         _table(c, GAIN, (gain_cells(row, c.bandwidth) for row in c.rows)),
         _notes(footnotes(c)),
@@ -118,13 +118,21 @@ def fragment(comparison: Comparison) -> str:
     )
 
 
-def _table(comparison: Comparison, heads: Sequence[str], rows: Iterable[list[str]]) -> str:
+def _table(
+    comparison: Comparison,
+    heads: Sequence[str],
+    rows: Iterable[list[str]],
+    impossible: Iterable[str] = (),
+) -> str:
     head = "".join(f"<th>{escape(h)}</th>" for h in heads)
     body = ""
     for row, cells in zip(comparison.rows, rows, strict=True):
         note = f' title="{escape(row.note)}"' if row.note else ""
         style = ' class="ref"' if row.is_reference else ""
         body += f"<tr{style}{note}>" + "".join(f"<td>{escape(x)}</td>" for x in cells) + "</tr>"
+    for label in impossible:
+        body += f"<tr><td>{escape(label)} (not possible†)</td>" + "<td>–</td>" * (len(heads) - 1)
+        body += "</tr>"
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="scroll">{table}</div>'
 

@@ -24,15 +24,22 @@ GAIN = (
 
 
 def number(x: float, digits: int = 4) -> str:
-    """Show a number to `digits` significant digits, with thousands apart and no exponent."""
+    """Show a number to `digits` significant digits, with thousands apart; from 10⁶ with a power."""
     if not math.isfinite(x):
         return "∞" if x == math.inf else "–"
     if x == 0:
         return "0"
+    if abs(x) >= 1e6:
+        mantissa, exponent = f"{x:.{min(digits, 3) - 1}e}".split("e")
+        return f"{mantissa} × {_power(int(exponent))}"
     if abs(x) >= 10 ** (digits - 1):
         return f"{x:,.0f}"
     decimals = digits - 1 - math.floor(math.log10(abs(x)))
     return f"{x:.{min(max(decimals, 0), 8)}f}"
+
+
+def _power(exponent: int) -> str:
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def estimate(e: Estimate) -> str:
@@ -40,6 +47,11 @@ def estimate(e: Estimate) -> str:
 
     Two digits of an error that begins with 1 or 2, one of any other.
     """
+    if math.isfinite(e.value) and abs(e.value) >= 1e6 and math.isfinite(e.error):
+        scale = math.floor(math.log10(abs(e.value)))
+        unit = 10.0**scale
+        shown = estimate(type(e)(e.value / unit, e.error / unit))
+        return f"({shown}) × {_power(scale)}" if e.error > 0 else f"{shown} × {_power(scale)}"
     if not (math.isfinite(e.value) and math.isfinite(e.error)):
         return number(e.value)
     if e.error <= 0:
@@ -120,6 +132,8 @@ def tables(comparison: Comparison) -> list[Table]:
         name, *cells = cost_cells(row)
         cost.add_row(name.replace(f"{row.label} ", f"{row.label}\n"), *cells)
         gain.add_row(*gain_cells(row, comparison.bandwidth))
+    for label in comparison.impossible:
+        cost.add_row(f"{label}\n(not possible†)", *["–"] * (len(COST) - 1))
     return [cost, gain]
 
 
@@ -137,6 +151,7 @@ def footnotes(comparison: Comparison) -> list[str]:
     ]
     seen = dict.fromkeys(row.note for row in comparison.rows if row.note and not row.is_reference)
     lines += [f"* {note}." for note in seen]
+    lines += [f"† {label}: {reason}." for label, reason in comparison.impossible.items()]
     return lines
 
 
@@ -178,6 +193,8 @@ def markdown(comparison: Comparison) -> str:
             for cell in [*cost_cells(row), *gain_cells(row, comparison.bandwidth)[1:]]
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    for label in comparison.impossible:
+        lines.append(f"| {label} (not possible†) |" + " – |" * (len(heads) - 1))
     notes = [
         line.replace("* ", r"\* ", 1) if line.startswith("* ") else line
         for line in footnotes(comparison)
@@ -193,6 +210,8 @@ def reading(comparison: Comparison) -> list[str]:
         f"layers. {comparison.text_sentence} {reference_sentence(comparison)}"
     ]
     lines += [_row_reading(row, reference) for row in comparison.rows[1:]]
+    for label, reason in comparison.impossible.items():
+        lines.append(f"{label} is not possible for this model: {reason}.")
     fastest = max(comparison.rows, key=lambda row: row.decode[0])
     share = fastest.decode_bytes_s / comparison.bandwidth
     lines.append(

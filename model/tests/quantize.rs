@@ -1,0 +1,172 @@
+//! GGUF files in other formats.
+
+mod support;
+
+use std::path::Path;
+
+use support::{File, assert_bits, error, expected, load, load_as, path};
+use tritlab_kernels::{Error as KernelError, Format};
+use tritlab_model::gguf::{Gguf, Value};
+use tritlab_model::quantize::{Summary, quantize_gguf};
+use tritlab_model::source::type_of;
+use tritlab_model::{Error, Model, Options, Result};
+
+fn quantize(source: &Path, to: &Path, format: Format) -> Result<Summary> {
+    quantize_gguf(source, to, format, None, &mut |_, _, _| true)
+}
+
+fn entries(folder: &Path) -> usize {
+    std::fs::read_dir(folder).unwrap().count()
+}
+
+/// What a result shares with its source: keys, other tensors, names and shapes of all.
+fn compare(source: &Path, to: &Path, format: Format, head: Option<Format>) {
+    let (a, b) = (Gguf::open(source).unwrap(), Gguf::open(to).unwrap());
+    for (key, value) in a.metadata().iter().filter(|(k, _)| *k != "general.file_type") {
+        if key != "general.quantization_version" {
+            assert_eq!(b.metadata().get(key), Some(value), "{key}");
+        }
+    }
+    assert_eq!(b.metadata().get("general.quantization_version"), Some(Value::U32(2)));
+    assert_eq!(a.tensors().len(), b.tensors().len());
+    for (x, y) in a.tensors().iter().zip(b.tensors()) {
+        assert_eq!((x.name(), x.dims()), (y.name(), y.dims()));
+        let wanted = match x.name() {
+            _ if x.dims().len() < 2 => None,
+            "token_embd.weight" | "output.weight" => head,
+            _ => Some(format),
+        };
+        match wanted.and_then(type_of) {
+            Some(ty) => assert_eq!(y.tensor_type(), ty, "{}", x.name()),
+            None => {
+                assert_eq!(x.tensor_type(), y.tensor_type(), "{}", x.name());
+                assert_eq!(a.data(x), b.data(y), "{}: copied exactly", x.name());
+            }
+        }
+    }
+}
+
+/// The file loads, and is the model that [`Model::load`] makes of the source in that format.
+#[test]
+fn a_file_in_a_format_is_the_model_in_that_format() {
+    let storable = Format::ALL.iter().filter(|f| type_of(**f).is_some());
+    // A permuted, a fused, a normed and a ternary family.
+    for name in ["llama", "phi3-short", "gemma3", "bitnet-gguf-tq2_0"] {
+        for &format in storable.clone() {
+            let folder = tempfile::tempdir().unwrap();
+            let to = folder.path().join("out.gguf");
+            let what = format!("{name} in {format}");
+            if format.info().block == 256 && !name.starts_with("bitnet") {
+                let e = error(quantize(&path(name), &to, format));
+                let columns =
+                    matches!(e, Error::Tensor { source: KernelError::Columns { .. }, .. });
+                assert!(columns, "{what}: {e}");
+                assert_eq!(entries(folder.path()), 0, "{what}");
+                continue;
+            }
+            let summary = quantize(&path(name), &to, format).unwrap();
+            assert_eq!(entries(folder.path()), 1, "{what}: no temporary file");
+            assert_eq!(summary.bytes_in, std::fs::metadata(path(name)).unwrap().len());
+            assert_eq!(summary.bytes_out, std::fs::metadata(&to).unwrap().len());
+            compare(&path(name), &to, format, None);
+            let model = load(&to).unwrap();
+            // TQ2_0 and TQ1_0 in a BitNet file mean BitNet's own form, which asking for them does not.
+            let own = matches!(format, Format::TQ2_0 | Format::TQ1_0);
+            let asked = (!own).then_some(format);
+            let ids = expected(name).ids;
+            let direct = load_as(path(name), asked).unwrap().logits(&ids).unwrap();
+            assert_bits(&what, &model.logits(&ids).unwrap(), &direct);
+            let own = if name.starts_with("bitnet") { Format::TQ2_0 } else { Format::F32 };
+            assert_eq!(summary.quantized == 0, format == own, "{what}");
+        }
+    }
+}
+
+#[test]
+fn the_head_has_a_format_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("out.gguf");
+    let head = Some(Format::Q8_0);
+    quantize_gguf(path("llama"), &to, Format::Q4_0, head, &mut |_, _, _| true).unwrap();
+    compare(&path("llama"), &to, Format::Q4_0, head);
+    let options = Options { format: Some(Format::Q4_0), head };
+    let direct = Model::load(path("llama"), options, &mut |_, _, _| true).unwrap();
+    let ids = expected("llama").ids;
+    assert_bits("head", &load(&to).unwrap().logits(&ids).unwrap(), &direct.logits(&ids).unwrap());
+}
+
+#[test]
+fn nothing_is_left_of_an_error_or_a_cancel() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("out.gguf");
+    let tensors = Gguf::open(path("llama")).unwrap().tensors().len();
+    let mut names = Vec::new();
+    quantize_gguf(path("llama"), &to, Format::Q8_0, None, &mut |done, all, name| {
+        assert_eq!((done, all), (names.len(), tensors));
+        names.push(name.to_owned());
+        true
+    })
+    .unwrap();
+    assert_eq!(names.len(), tensors);
+    let good = std::fs::read(&to).unwrap();
+    for stop in [0, 1, tensors / 2, tensors - 1] {
+        // Over a file that is there: it stays as it was.
+        let cancel = |done, _: usize, _: &str| done != stop;
+        let e = error(quantize_gguf(path("llama"), &to, Format::Q4_0, None, &mut { cancel }));
+        assert!(matches!(e, Error::Cancelled), "{e}");
+        assert_eq!(entries(folder.path()), 1);
+        assert_eq!(std::fs::read(&to).unwrap(), good);
+    }
+    // A weight that is no number is found in the middle of the work.
+    let bad = folder.path().join("bad.gguf");
+    for (value, format) in [(f32::NAN, Format::Q8_0), (1e6, Format::F16), (1e9, Format::Q4_0)] {
+        File::of("llama").poke("blk.1.ffn_down.weight", 5, value).write(&bad);
+        let new = folder.path().join("new.gguf");
+        match error(quantize(&bad, &new, format)) {
+            Error::Tensor { tensor, .. } => assert_eq!(tensor, "blk.1.ffn_down.weight"),
+            e => panic!("{e}"),
+        }
+        assert_eq!(entries(folder.path()), 2);
+    }
+    let e = error(quantize(&path("llama"), &folder.path().join("no/such/folder"), Format::Q8_0));
+    assert!(matches!(e, Error::Io { .. }), "{e}");
+    let e = error(quantize(&folder.path().join("absent"), &to, Format::Q8_0));
+    assert!(matches!(&e, Error::Io { path, .. } if path.ends_with("absent")), "{e}");
+    assert_eq!(std::fs::read(&to).unwrap(), good);
+}
+
+/// The source may be replaced by the result: what is mapped stays until it is read.
+#[test]
+fn a_file_may_be_replaced_by_its_own_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let (there, elsewhere) = (folder.path().join("a.gguf"), folder.path().join("b.gguf"));
+    std::fs::copy(path("llama"), &there).unwrap();
+    quantize(&there, &elsewhere, Format::Q4_1).unwrap();
+    quantize(&there, &there, Format::Q4_1).unwrap();
+    assert_eq!(std::fs::read(&there).unwrap(), std::fs::read(&elsewhere).unwrap());
+    assert_eq!(entries(folder.path()), 2);
+    // A second time there is nothing left to change.
+    assert_eq!(quantize(&there, &there, Format::Q4_1).unwrap().quantized, 0);
+    assert_eq!(std::fs::read(&there).unwrap(), std::fs::read(&elsewhere).unwrap());
+}
+
+#[test]
+fn formats_that_a_file_cannot_hold_are_refused_with_those_it_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("out.gguf");
+    for format in [Format::TERNARY, Format::TERNARY_ROW] {
+        match error(quantize(&path("llama"), &to, format)) {
+            Error::NotInGguf { format: name, known } => {
+                assert_eq!(name, format.name());
+                for f in Format::ALL.iter().filter(|f| type_of(**f).is_some()) {
+                    assert!(known.contains(f.name()), "{known}");
+                }
+            }
+            e => panic!("{e}"),
+        }
+        let as_head = Some(format);
+        let e = quantize_gguf(path("llama"), &to, Format::F16, as_head, &mut |_, _, _| true);
+        assert!(matches!(error(e), Error::NotInGguf { .. }));
+    }
+    assert_eq!(entries(folder.path()), 0);
+}

@@ -1,0 +1,110 @@
+//! The only place where errors of the two Rust crates become Python exceptions.
+
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyValueError};
+use pyo3::prelude::*;
+use tritlab_kernels::Error as KernelError;
+use tritlab_model::Error as ModelErr;
+
+macro_rules! exceptions {
+    ($($name:ident: $base:ty, $doc:literal;)*) => {
+        $(pyo3::create_exception!(tritlab._native, $name, $base, $doc);)*
+    };
+}
+
+exceptions! {
+    TritlabError: PyValueError, "Base of every error this library raises by itself.";
+    FormatError: TritlabError, "A format that does not exist, or numbers a format cannot hold (NaN, infinity).";
+    ShapeError: TritlabError, "A shape or memory layout that does not fit.";
+    BackendError: TritlabError, "A backend that does not exist, or that this CPU lacks.";
+    GgufError: TritlabError, "A file that is truncated, malformed, or not GGUF.";
+    TokenizerError: TritlabError, "A tokenizer that is missing or not supported.";
+    ModelError: TritlabError, "An architecture, tensor or setting that the model cannot be built from.";
+    EvaluationError: TritlabError, "A text too short for one window, or settings that cannot be evaluated.";
+}
+
+/// An error that has a Python class.
+pub(crate) trait IntoPy {
+    fn into_py(self) -> PyErr;
+}
+
+/// `?` for results of the Rust crates.
+pub(crate) trait OrRaise<T> {
+    fn or_raise(self) -> PyResult<T>;
+}
+
+impl<T, E: IntoPy> OrRaise<T> for Result<T, E> {
+    fn or_raise(self) -> PyResult<T> {
+        self.map_err(IntoPy::into_py)
+    }
+}
+
+impl IntoPy for KernelError {
+    fn into_py(self) -> PyErr {
+        let text = self.to_string();
+        kernel_class(&self, text)
+    }
+}
+
+fn kernel_class(error: &KernelError, text: String) -> PyErr {
+    use KernelError as E;
+    match error {
+        E::UnknownFormat { .. } | E::NotFinite { .. } | E::ScaleOverflow { .. } => {
+            FormatError::new_err(text)
+        }
+        E::UnknownBackend { .. } | E::BackendUnavailable { .. } | E::SelfCheck { .. } => {
+            BackendError::new_err(text)
+        }
+        E::Length { .. } | E::Columns { .. } | E::TooLarge { .. } | E::Grouping { .. } => {
+            ShapeError::new_err(text)
+        }
+        _ => TritlabError::new_err(text),
+    }
+}
+
+impl IntoPy for ModelErr {
+    fn into_py(self) -> PyErr {
+        use ModelErr as E;
+        let text = self.to_string();
+        match &self {
+            E::Io { path, source } => os_error(path, source, text),
+            E::Kernel(error) | E::Tensor { source: error, .. } => kernel_class(error, text),
+            E::NotInGguf { .. } => FormatError::new_err(text),
+            E::MissingTokenizer { .. }
+            | E::UnsupportedTokenizer { .. }
+            | E::UnsupportedPreTokenizer { .. }
+            | E::BadTokenizer { .. }
+            | E::Unencodable { .. }
+            | E::TextTooLong { .. }
+            | E::NoTokenizer { .. } => TokenizerError::new_err(text),
+            E::MissingKey { .. }
+            | E::WrongType { .. }
+            | E::MissingTensor { .. }
+            | E::ShapeMismatch { .. }
+            | E::UnsupportedArchitecture { .. }
+            | E::UnsupportedTensorType { .. }
+            | E::BadConfig { .. }
+            | E::BadTensor { .. }
+            | E::ContextOverflow { .. }
+            | E::EmptyPrompt
+            | E::BadSampling { .. } => ModelError::new_err(text),
+            E::TextTooShort { .. } | E::Evaluation { .. } => EvaluationError::new_err(text),
+            E::UnknownToken { .. } => TritlabError::new_err(text),
+            // A callback's own exception is raised before this is reached (`callback.rs`).
+            E::Cancelled => PyKeyboardInterrupt::new_err(()),
+            // What is left are the container's errors.
+            _ => GgufError::new_err(text),
+        }
+    }
+}
+
+/// `OSError` with its number, so that Python picks the subclass (`FileNotFoundError`) and has the path.
+fn os_error(path: &std::path::Path, source: &std::io::Error, text: String) -> PyErr {
+    match source.raw_os_error() {
+        Some(code) => {
+            let reason = source.to_string();
+            let reason = reason.split(" (os error").next().unwrap_or_default().to_owned();
+            PyOSError::new_err((code, reason, path.display().to_string()))
+        }
+        None => PyOSError::new_err(text),
+    }
+}

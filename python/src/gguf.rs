@@ -1,0 +1,115 @@
+//! GGUF files without a model: what is inside, and the same in another format.
+
+use std::path::PathBuf;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use tritlab_kernels::Format;
+use tritlab_model::gguf::{Gguf, Value};
+use tritlab_model::quantize;
+
+use crate::callback::Progress;
+use crate::errors::OrRaise;
+
+#[derive(IntoPyObject)]
+pub(crate) struct QuantizeReport {
+    format: &'static str,
+    tensors: usize,
+    quantized: usize,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+/// Write a copy of a GGUF file with its linear layers in `format`, atomically.
+///
+/// `head` is the format of the embedding and the output head; `None` leaves them as they are.
+#[pyfunction]
+#[pyo3(signature = (src, dst, format, *, head=None, progress=None))]
+pub(crate) fn quantize_gguf(
+    py: Python<'_>,
+    src: PathBuf,
+    dst: PathBuf,
+    format: &str,
+    head: Option<&str>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<QuantizeReport> {
+    let format = Format::from_name(format).or_raise()?;
+    let head = head.map(Format::from_name).transpose().or_raise()?;
+    let mut progress = Progress::new(progress);
+    let result = py.detach(|| {
+        quantize::quantize_gguf(&src, &dst, format, head, &mut |done, total, name| {
+            progress.call(done, total, name)
+        })
+    });
+    let summary = progress.finish(result.or_raise())?;
+    Ok(QuantizeReport {
+        format: format.name(),
+        tensors: summary.tensors,
+        quantized: summary.quantized,
+        bytes_in: summary.bytes_in,
+        bytes_out: summary.bytes_out,
+    })
+}
+
+#[derive(IntoPyObject)]
+pub(crate) struct GgufInfo<'py> {
+    version: u32,
+    metadata: Bound<'py, PyDict>,
+    tensors: Vec<GgufTensor<'py>>,
+}
+
+#[derive(IntoPyObject)]
+struct GgufTensor<'py> {
+    name: String,
+    shape: Bound<'py, PyTuple>,
+    #[pyo3(item("type"))]
+    kind: &'static str,
+    offset: u64,
+    nbytes: u64,
+}
+
+/// Read version, metadata and tensor table of a GGUF file, not its weights.
+#[pyfunction]
+pub(crate) fn inspect_gguf(py: Python<'_>, path: PathBuf) -> PyResult<GgufInfo<'_>> {
+    let gguf = py.detach(|| Gguf::open(&path)).or_raise()?;
+    let metadata = PyDict::new(py);
+    for (key, value) in gguf.metadata().iter() {
+        metadata.set_item(key, python(py, &value)?)?;
+    }
+    let tensors = gguf
+        .tensors()
+        .iter()
+        .map(|t| {
+            Ok(GgufTensor {
+                name: t.name().to_owned(),
+                shape: PyTuple::new(py, t.dims().iter().rev())?,
+                kind: t.tensor_type().name(),
+                offset: t.offset(),
+                nbytes: t.nbytes(),
+            })
+        })
+        .collect::<PyResult<_>>()?;
+    Ok(GgufInfo { version: gguf.version(), metadata, tensors })
+}
+
+/// A metadata value as Python's own type.
+fn python<'py>(py: Python<'py>, value: &Value<'_>) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match value {
+        Value::Bool(v) => v.into_pyobject(py)?.to_owned().into_any(),
+        Value::String(v) => v.as_ref().into_pyobject(py)?.into_any(),
+        Value::Array(array) => match (array.strings(), array.scalars()) {
+            (Some(strings), _) => strings.collect::<Vec<_>>().into_pyobject(py)?,
+            (None, Some(scalars)) => {
+                let items: Vec<_> = scalars.map(|v| python(py, &v)).collect::<PyResult<_>>()?;
+                items.into_pyobject(py)?
+            }
+            (None, None) => py.None().into_bound(py),
+        },
+        number => match number.as_integer() {
+            Some(v) => i64::try_from(v)
+                .map_or_else(|_| (v as u64).into_pyobject(py), |v| v.into_pyobject(py))?
+                .into_any(),
+            None => number.as_number().into_pyobject(py)?.into_any(),
+        },
+    })
+}
