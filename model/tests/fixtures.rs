@@ -2,9 +2,9 @@
 
 mod support;
 
-use support::{Expected, FIXTURES, expected, fixture, load, path};
+use support::{Expected, FIXTURES, expected, fixture};
+use tritlab_model::Model;
 use tritlab_model::sample::Sampling;
-use tritlab_model::{Error, Model};
 
 /// The promise for f32: rounding of the sums, on the scale of the largest logit.
 fn bound(logits: &[f32]) -> f32 {
