@@ -5,6 +5,7 @@
 #   make test      everything that must hold before a commit
 #   make lint      formatting and static checks only
 #   make bench     criterion over the kernel table
+#   make readme    put the demo's table and figure, and the list of formats, into README.md
 #   make clean     remove what the above made
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ RUST := Cargo.toml Cargo.lock python/pyproject.toml \
 	$(wildcard */Cargo.toml) $(shell find kernels/src model/src python/src -name '*.rs')
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: help demo test test-rust test-backends test-aarch64 test-python lint lint-rust lint-python bench clean
+.PHONY: help demo test test-rust test-backends test-aarch64 test-python lint lint-rust lint-python bench readme clean
 .NOTPARALLEL:
 
 help:
@@ -54,6 +55,9 @@ lint-python: .venv/.tritlab .venv/.dev
 
 bench:
 	cargo bench -p tritlab-benches
+
+readme: demo
+	$(BIN)/python experiments/update_readme.py
 
 clean:
 	cargo clean

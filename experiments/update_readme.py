@@ -1,0 +1,64 @@
+"""Splices what the demo and the library's own tables say into README.md: nothing there is typed.
+
+Usage, after `make demo`:  .venv/bin/python experiments/update_readme.py
+(`make readme` does both.)
+
+Text between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replaced; the demo's first figure is copied to
+experiments/figures/.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import tritlab as tl
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "results" / "demo"
+FIGURES = ROOT / "experiments" / "figures"
+
+
+def splice(text: str, name: str, body: str) -> str:
+    """`text` with the part between the markers of `name` replaced by `body`."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise SystemExit(f"README.md needs {begin} and {end}, once each")
+    head, rest = text.split(begin)
+    return f"{head}{begin}\n{body.strip()}\n{end}{rest.split(end)[1]}"
+
+
+def formats_table() -> str:
+    """All formats, one row each."""
+    rows = ["| format | bits/weight | activations | scales | |", "| --- | ---: | --- | --- | --- |"]
+    for f in tl.formats():
+        activation = {"f32": "f32", "token": "int8 per token"}.get(
+            f["activation"], f"int8 per {f['activation']}"
+        )
+        rows.append(
+            f"| `{f['name']}` | {f['bits_per_weight']:.4g} | {activation} | {f['scales']} | "
+            f"{f['summary']} |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Replaces README.md, whole or not at all."""
+    table = DEMO / "results.md"
+    if not table.exists():
+        raise SystemExit("there are no results to show: run `make demo` first")
+    FIGURES.mkdir(exist_ok=True)
+    shutil.copyfile(DEMO / "quality.png", FIGURES / "demo-quality.png")
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    text = splice(text, "demo", table.read_text(encoding="utf-8"))
+    text = splice(text, "formats", formats_table())
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=ROOT, delete=False) as out:
+        out.write(text)
+    os.replace(out.name, readme)
+
+
+if __name__ == "__main__":
+    main()
