@@ -18,7 +18,7 @@ pub const CHUNK: usize = 32;
 /// Columns of a line in base 3.
 pub const BASE3_COLS: usize = 20;
 /// Codes are padded with zeros to a multiple of this: whole chunks, and whole base-3 lines (a group of 256
-/// ends 4 columns into a line).
+/// ends 4 columns before the end of a line).
 pub const PADDED: usize = 160;
 
 /// `n` quantised (or, for dense weights, plain) activation vectors of `cols` elements.

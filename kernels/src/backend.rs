@@ -415,7 +415,11 @@ fn automatic() -> Result<Backend> {
 pub(crate) fn ops() -> Result<&'static Ops> {
     match SELECTED.load(Ordering::Acquire) {
         0 => {
-            force(None)?;
+            let backend = automatic()?;
+            self_check(backend.ops()?)?;
+            // Whoever forced a backend meanwhile keeps it.
+            let chosen = backend as usize + 1;
+            let _ = SELECTED.compare_exchange(0, chosen, Ordering::AcqRel, Ordering::Acquire);
             ops()
         }
         n => Backend::ALL[n - 1].ops(),

@@ -316,6 +316,7 @@ macro_rules! formats {
                 Kind::Dense { .. } => panic!("listed as coded"),
             };
         }
+        const _: () = check(&<$codec>::INFO, &<$codec as CodedFormat>::CODES);
     };
     (@base3 $codec:path) => {
         formats!(@coded $codec);
@@ -328,6 +329,26 @@ macro_rules! formats {
             };
         }
     };
+}
+
+/// What the kernels take for granted, refused when a format is compiled.
+const fn check(info: &Info, codes: &Codes) {
+    assert!(info.block <= MAX_BLOCK && info.bytes > 0, "a block fits Plain");
+    assert!(matches!(codes.bits, 1..=6 | 8), "panels have planes for these");
+    let highest = if codes.bits == 1 { 2 } else { (1 << codes.bits) - 1 };
+    assert!(codes.table.is_some() || codes.max <= highest, "codes fit their bits");
+    if codes.sub_len.is_some() {
+        assert!(matches!(codes.sub_len, Some(16 | 32)), "sub-blocks are whole steps of a chunk");
+        assert!(
+            matches!(info.activation, Grouping::Group256),
+            "their sums are kept for groups of 256"
+        );
+    }
+    let plain = !codes.min && codes.sub_len.is_none() && codes.table.is_none();
+    assert!(
+        !codes.base3 || (plain && codes.max == 2),
+        "base 3 holds ternary codes and nothing else"
+    );
 }
 
 /// Something done once per format; see [`for_each`].

@@ -1,6 +1,6 @@
 //! Exact kernels for low-bit weights.
 //!
-//! Weights are packed into ternary, Q4, Q8 or dense [`Format`]s and multiplied with int8 (or f32)
+//! Weights are packed into ternary, 1-bit, Q4, Q5, Q8, k-quant or dense [`Format`]s and multiplied with int8 (or f32)
 //! activations on the best backend the CPU has. Every backend returns the same bits as the scalar
 //! [`oracle`], for every thread count and batch size.
 //!

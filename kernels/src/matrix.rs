@@ -313,13 +313,18 @@ pub(crate) fn matrix_bytes(format: Format, rows: usize, cols: usize) -> Result<u
     let too_large = |why| Error::TooLarge { format: format.name(), rows, cols, why };
     let row = format.row_bytes(cols)?;
     if let Some(codes) = format.codes() {
-        // |sum of u * a| and |zero * sum of a| must fit i32 over the longest group: the row. In base 3 the
-        // kernels form 256 times the sum, which may wrap on the way but must fit at the end.
+        // |sum of u * a| and |zero * sum of a| must fit i32 over a group; only a group of a whole token can be
+        // too long. In base 3 the kernels form 256 times the sum, which may wrap on the way but must fit at the
+        // end.
         let worst = 127 * codes.max.max(codes.zero) as usize;
         let limit = i32::MAX as usize / worst / if codes.base3 { 256 } else { 2 };
-        if cols > limit {
+        if format.info().activation.len().is_none() && cols > limit {
             return Err(too_large("the exact i32 sum of a row could overflow"));
         }
+    }
+    // Rows count by themselves too: each has an output, and perhaps a scale, even with no columns.
+    if rows > i32::MAX as usize {
+        return Err(too_large("it has more than 2^31 rows"));
     }
     rows.checked_mul(row)
         .filter(|&n| n <= isize::MAX as usize / 8 && rows.checked_mul(cols).is_some())

@@ -45,11 +45,13 @@ pub struct Line(pub [u8; 64]);
 /// Where things are in a panel of a format with given columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
-    /// Lines of scales, of minima, and of sub-block scales (as many again of sub-block minima, if there are
-    /// minima) in a group.
+    /// Lines of scales in a group.
     pub scale_lines: usize,
+    /// Lines of minima.
     pub min_lines: usize,
+    /// Lines of sub-block scales.
     pub sub_lines: usize,
+    /// Lines of sub-block minima.
     pub sub_min_lines: usize,
     /// Lines of codes in a group.
     pub code_lines: usize,

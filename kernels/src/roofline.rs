@@ -124,7 +124,9 @@ fn bandwidth(bytes: usize, threads: usize, duration: Duration) -> f64 {
 /// Sum over threads of work per second, of the best round. `make` is called on each thread and gives a
 /// piece of work that returns its amount.
 fn best<W: FnMut() -> f64>(threads: usize, each: Duration, make: impl Fn() -> W + Sync) -> f64 {
-    let threads = threads.max(1);
+    // More threads than cores measure the scheduler; and all of them must start, or none would.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = threads.clamp(1, cores);
     let start = std::sync::Barrier::new(threads);
     let rates = on_each(threads, |_| {
         let mut work = make();

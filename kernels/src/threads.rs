@@ -12,20 +12,29 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
 
-/// Built on first use, never at import.
-static POOL: RwLock<Option<Arc<ThreadPool>>> = RwLock::new(None);
+/// Built on first use, never at import; with the process that built it, because a forked child has the pool but
+/// not its threads.
+static POOL: RwLock<Option<(u32, Arc<ThreadPool>)>> = RwLock::new(None);
 
 /// Sets the number of threads.
 ///
 /// # Errors
 /// Zero threads, or a pool that the system refuses to make.
 pub fn set(threads: usize) -> Result<()> {
-    if threads == 0 || threads > 4096 {
-        return Err(Error::Threads(format!("{threads} is not a number of threads (1 to 4096)")));
-    }
     let pool = build(threads)?;
-    *POOL.write().unwrap_or_else(|e| e.into_inner()) = Some(pool);
+    replace(&mut POOL.write().unwrap_or_else(|e| e.into_inner()), pool);
     Ok(())
+}
+
+/// Puts a pool in the place of another. One that a parent process built has no threads here to wait for: it is
+/// left alone, because dropping it would wait for them.
+fn replace(slot: &mut Option<(u32, Arc<ThreadPool>)>, pool: Arc<ThreadPool>) {
+    let here = std::process::id();
+    if let Some((process, old)) = slot.replace((here, pool))
+        && process != here
+    {
+        std::mem::forget(old);
+    }
 }
 
 /// Number of threads in use: what [`set`] was told, else `TRITLAB_THREADS`, else the cores.
@@ -34,6 +43,9 @@ pub fn get() -> usize {
 }
 
 fn build(threads: usize) -> Result<Arc<ThreadPool>> {
+    if threads == 0 || threads > 4096 {
+        return Err(Error::Threads(format!("{threads} is not a number of threads (1 to 4096)")));
+    }
     ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|i| format!("tritlab-{i}"))
@@ -44,16 +56,23 @@ fn build(threads: usize) -> Result<Arc<ThreadPool>> {
 
 /// `None` only where the system refuses threads; callers then work on their own thread.
 fn pool() -> Option<Arc<ThreadPool>> {
-    if let Some(pool) = POOL.read().unwrap_or_else(|e| e.into_inner()).as_ref() {
-        return Some(pool.clone());
+    let here = std::process::id();
+    let built = |slot: &Option<(u32, Arc<ThreadPool>)>| match slot {
+        Some((process, pool)) if *process == here => Some(pool.clone()),
+        _ => None,
+    };
+    if let Some(pool) = built(&POOL.read().unwrap_or_else(|e| e.into_inner())) {
+        return Some(pool);
     }
     let mut slot = POOL.write().unwrap_or_else(|e| e.into_inner());
-    if slot.is_none() {
-        let from_env = std::env::var("TRITLAB_THREADS").ok().and_then(|s| s.parse().ok());
+    if built(&slot).is_none() {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        *slot = build(from_env.filter(|&n| n > 0).unwrap_or_else(cores)).ok();
+        let from_env = std::env::var("TRITLAB_THREADS").ok().and_then(|s| s.parse().ok());
+        // A number that cannot be is no reason to work on one thread: the cores it is.
+        let pool = build(from_env.unwrap_or_else(cores)).or_else(|_| build(cores())).ok()?;
+        replace(&mut slot, pool);
     }
-    slot.clone()
+    built(&slot)
 }
 
 /// Runs `f` on the pool with the other workers kept awake. Nested calls are plain calls.
@@ -63,7 +82,8 @@ pub fn run_hot<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     }
     let Some(pool) = pool() else { return f() };
     if pool.current_num_threads() == 1 {
-        return pool.install(f);
+        // Nobody to keep awake; and this thread, unlike the pool's only one, may be waited for by others.
+        return f();
     }
     let done = AtomicBool::new(false);
     // Set on the way out of `f`, by return or by unwinding: a worker must never poll for ever.
@@ -73,6 +93,8 @@ pub fn run_hot<R: Send>(f: impl FnOnce() -> R + Send) -> R {
             self.0.store(true, Ordering::Release);
         }
     }
+    // Several callers may poll in one pool: each poller ends with its own caller, and rayon hands out what was
+    // pushed first, so a caller's work is not stuck behind another's pollers for longer than that call.
     pool.scope(|scope| {
         let _finish = Finish(&done);
         for _ in 1..pool.current_num_threads() {

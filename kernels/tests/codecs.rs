@@ -278,3 +278,25 @@ fn grouped_ternary() {
         }
     }
 }
+
+/// Zeros of both signs in one block: the minimum is the first, and its sign does not depend on the machine.
+#[test]
+fn zeros_of_both_signs() {
+    for format in [Format::Q4_1, Format::Q5_1, Format::Q2_K, Format::Q4_K, Format::Q5_K] {
+        let n = format.info().block;
+        let encode = |first: f32| {
+            let mut x: Vec<f32> = (0..n).map(|i| if i % 2 == 0 { 0.0 } else { -0.0 }).collect();
+            (x[0], x[n - 1]) = (first, 1.0);
+            Matrix::quantize(format, 1, n, &x).unwrap().bytes().to_vec()
+        };
+        let (plus, minus) = (encode(0.0), encode(-0.0));
+        for bytes in [&plus, &minus] {
+            let w = Matrix::new(format, 1, n, bytes.clone(), Vec::new()).unwrap().dequantize();
+            assert!(w[..n - 1].iter().all(|w| *w == 0.0), "{format}: zeros stay zeros");
+        }
+        if matches!(format, Format::Q4_1 | Format::Q5_1) {
+            assert_eq!(plus[2..4], [0, 0], "{format}: +0 came first");
+            assert_eq!(minus[2..4], [0, 0x80], "{format}: -0 came first");
+        }
+    }
+}

@@ -83,8 +83,10 @@ fn shapes_that_are_too_large() {
         let error = result.unwrap_err();
         assert!(matches!(&error, Error::TooLarge { why: w, .. } if w.contains(why)), "{error:?}");
     }
-    // 127 * 255 * 65536 is beyond i32.
-    check(Matrix::new(Format::Q8_0, 1, 1 << 16, vec![], vec![]), "i32");
+    // A sum over 32 columns fits, however long the row; 256 * 2 * 127 * 33,027 is beyond i32.
+    assert!(Matrix::new(Format::Q8_0, 1, 1 << 16, vec![0; 34 << 11], vec![]).is_ok());
+    check(Matrix::new(Format::TERNARY_B3, 1, 33_027, vec![], vec![]), "i32");
+    check(Matrix::quantize(Format::TERNARY_ROW, 1 << 40, 0, &[]), "2^31");
     check(Matrix::quantize(Format::TERNARY, 1, 1 << 23, &[]), "i32");
     check(Matrix::new(Format::F32, 1 << 40, 1 << 40, vec![], vec![]), "address space");
     check(Matrix::quantize(Format::F16, usize::MAX, 2, &[]), "address space");

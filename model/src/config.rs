@@ -230,7 +230,10 @@ fn count(gguf: &Gguf, key: &str) -> Result<Option<usize>> {
     match all.split_first() {
         None => Err(bad(key, "the array is empty".to_owned())),
         Some((first, rest)) if rest.iter().all(|n| n == first) => Ok(Some(*first)),
-        Some(_) => Err(bad(key, format!("layers differ ({all:?}), which is not supported"))),
+        Some((first, rest)) => {
+            let other = rest.iter().find(|n| *n != first).unwrap_or(first);
+            Err(bad(key, format!("layers differ ({first} and {other}), which is not supported")))
+        }
     }
 }
 

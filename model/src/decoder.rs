@@ -153,12 +153,13 @@ impl Decoder {
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         let mut buffers = Buffers::default();
         let [mut logits] = threads::run_hot(|| project([head], hidden, n, &mut buffers))?;
+        // Before the cap, which would make a number of what overflowed.
+        finite("logits", &logits)?;
         if let Some(cap) = self.config.logit_cap {
             threads::for_each_chunk(&mut logits, self.config.vocab, |_, row| {
                 op::tanh_cap(row, cap)
             });
         }
-        finite("logits", &logits)?;
         Ok(logits)
     }
 

@@ -151,6 +151,20 @@ pub enum Error {
         /// The file's alignment.
         alignment: u64,
     },
+    /// Two tensors claim the same bytes.
+    #[error(
+        "the data of tensor `{tensor}` starts at offset {offset}, inside that of `{other}`, which ends at {end}"
+    )]
+    OverlappingData {
+        /// The tensor that starts too early.
+        tensor: String,
+        /// Where it starts in the data section.
+        offset: u64,
+        /// The tensor before it.
+        other: String,
+        /// Where that one ends.
+        end: u64,
+    },
     /// One part of a model that was split into several files.
     #[error(
         "this GGUF file is part {part} of {count} of a split model; join the parts first with \

@@ -1,7 +1,5 @@
 //! Continuing a text.
 
-use tritlab_kernels::threads;
-
 use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -34,23 +32,20 @@ impl Model {
         let known = self.tokenizer().map_or(vocab, |t| t.vocab_size().clamp(1, vocab));
         let mut cache = Cache::new(self.config(), needed);
         let mut out = Vec::new();
-        // One hot region for the whole text: its threads stay awake from token to token.
-        threads::run_hot(|| {
-            let mut logits = self.decoder.last_logits(&mut cache, prompt)?;
-            while out.len() < max_tokens {
-                let id = sampler.next(&logits[..known]);
-                if stop.contains(&id) {
-                    break;
-                }
-                out.push(id);
-                if !on_token(id) || out.len() == max_tokens {
-                    break;
-                }
-                logits = self.decoder.last_logits(&mut cache, &[id])?;
+        // `on_token` is called on this thread, outside the pool: it may take its time, or use the model itself.
+        let mut logits = self.decoder.last_logits(&mut cache, prompt)?;
+        while out.len() < max_tokens {
+            let id = sampler.next(&logits[..known]);
+            if stop.contains(&id) {
+                break;
             }
-            Ok(())
-        })
-        .map(|()| out)
+            out.push(id);
+            if !on_token(id) || out.len() == max_tokens {
+                break;
+            }
+            logits = self.decoder.last_logits(&mut cache, &[id])?;
+        }
+        Ok(out)
     }
 
     /// Continues a text; `on_text` sees it grow in whole characters and returns `false` to stop.

@@ -260,6 +260,14 @@ fn tensors() {
     let twice =
         Raw { data: 64, ..Raw::new().tensor(b"t", &[1], F32, 0).tensor(b"t", &[1], F32, 32) };
     assert!(matches!(twice.error(), Error::DuplicateName { what: "tensor name", .. }));
+    // Two tensors over the same bytes: a small file must not describe a large model.
+    for (first, second) in [(0, 0), (32, 0), (0, 32)] {
+        let shared = Raw::new().tensor(b"a", &[9], F32, first).tensor(b"b", &[9], F32, second);
+        match (Raw { data: 96, ..shared }).error() {
+            Error::OverlappingData { offset, end, .. } => assert!(offset < end),
+            other => panic!("{other}"),
+        }
+    }
 }
 
 #[test]

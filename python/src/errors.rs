@@ -84,6 +84,7 @@ impl IntoPy for ModelErr {
             | E::UnsupportedTensorType { .. }
             | E::BadConfig { .. }
             | E::BadTensor { .. }
+            | E::UnusedTensor { .. }
             | E::ContextOverflow { .. }
             | E::EmptyPrompt
             | E::BadSampling { .. } => ModelError::new_err(text),

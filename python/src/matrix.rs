@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use numpy::ndarray::ArrayView1;
 use numpy::{Element, PyArray1, PyArray2, PyArrayMethods};
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use tritlab_kernels::{self as kernels, Format, Panels, Weights, op};
 
@@ -138,9 +139,17 @@ impl Matrix {
             )));
         }
         let x = x.slice()?;
+        // An x of no rows may have any number of columns: what the answer needs is asked for, not taken.
+        let mut y: Vec<f32> = Vec::new();
+        let len = n.saturating_mul(rows);
+        y.try_reserve_exact(len).map_err(|_| {
+            PyMemoryError::new_err(format!(
+                "an answer of {rows} x {n} numbers does not fit in memory"
+            ))
+        })?;
         let y = py
             .detach(|| {
-                let mut y = vec![0.0; n * rows];
+                y.resize(len, 0.0);
                 // Kernels take vectors one after the other; NumPy's are columns.
                 let panels = self.panels()?;
                 if single || n == 1 {

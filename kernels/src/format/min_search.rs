@@ -42,7 +42,8 @@ impl MinSearch {
             sum_w += w[i];
             sum_x += w[i] * x[i];
         }
-        low = low.min(0.0);
+        // A comparison and not `f32::min`, which may return a zero of either sign.
+        low = if low > 0.0 { 0.0 } else { low };
         if low == high {
             codes.fill(0.0);
             return (0.0, -low);

@@ -57,8 +57,12 @@ pub(super) fn above_min(input: &Input<'_>, top: f32) -> (f32, f32, [u8; 32]) {
         let (d, minus_min) = MinSearch::weighted(top).run(x, &w, &mut codes);
         return (d, -minus_min, codes.map(|q| q as u8));
     }
-    let min = x.iter().copied().fold(f32::INFINITY, f32::min);
-    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // Comparisons and not `f32::min`, which may return a zero of either sign: bytes are the same everywhere.
+    let (mut min, mut max) = (x[0], x[0]);
+    for &v in &x[1..] {
+        min = if v < min { v } else { min };
+        max = if v > max { v } else { max };
+    }
     let d = (max - min) / top;
     let id = inverse(d);
     (d, min, x.map(|v| ((v - min) * id + 0.5).min(top) as u8))

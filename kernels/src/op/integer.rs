@@ -146,9 +146,9 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
             for v in 0..V {
                 let mut exact = sum[v][t];
                 if codes.sub_len.is_some() {
-                    if codes.zero != 0 {
+                    if zero::<I>(&codes) != 0 {
                         let weighted = sub_sums.dot(isa, subs, v0 + v);
-                        let offset = isa.mul_i32(weighted, isa.splat_i32(-codes.zero));
+                        let offset = isa.mul_i32(weighted, isa.splat_i32(-zero::<I>(&codes)));
                         exact = isa.add_i32(exact, offset);
                     }
                 } else {

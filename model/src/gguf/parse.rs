@@ -43,7 +43,26 @@ pub(super) fn parse(gguf: &mut Gguf) -> Result<()> {
     for info in &gguf.tensors {
         check_data(info, gguf.data_start, gguf.bytes.len() as u64)?;
     }
+    check_overlap(&gguf.tensors)?;
     gguf.index = index(&gguf.tensors)?;
+    Ok(())
+}
+
+/// No two tensors share data, as in ggml's reader: otherwise a small file could describe a model of any size.
+fn check_overlap(tensors: &[TensorInfo]) -> Result<()> {
+    let mut order: Vec<&TensorInfo> = tensors.iter().filter(|t| t.nbytes() > 0).collect();
+    order.sort_by_key(|t| t.offset);
+    for pair in order.windows(2) {
+        let end = pair[0].offset.saturating_add(pair[0].nbytes());
+        if pair[1].offset < end {
+            return Err(Error::OverlappingData {
+                tensor: pair[1].name().to_owned(),
+                offset: pair[1].offset,
+                other: pair[0].name().to_owned(),
+                end,
+            });
+        }
+    }
     Ok(())
 }
 

@@ -81,9 +81,16 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// As [`Self::set`].
     pub fn copy_metadata(&mut self, metadata: Metadata<'a>) -> Result<&mut Self> {
+        let fresh = self.entries.is_empty();
         for (key, value) in metadata.iter() {
             let aligned = value.as_integer() == Some(DEFAULT_ALIGNMENT.into());
-            if key != "general.alignment" || aligned {
+            if key == "general.alignment" && !aligned {
+                continue;
+            }
+            // The keys of a file are unique and not empty: only a writer with keys of its own must look.
+            if fresh {
+                self.entries.push((key.to_owned(), value));
+            } else {
                 self.set(key, value)?;
             }
         }

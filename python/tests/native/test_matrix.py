@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
+import time
 
 import gguf
 import numpy as np
@@ -182,3 +185,25 @@ def test_threads():
     assert tl.threads() == 2
     with pytest.raises(ValueError, match="0"):
         tl.threads(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_computes():
+    """The pool's threads do not survive a fork; the child builds its own instead of waiting for them."""
+    rng = np.random.default_rng(0)
+    w = tl.quantize(rng.standard_normal((256, 256), dtype=np.float32), "Q4_0")
+    x = np.ones((256, 8), dtype=np.float32)
+    expected = w @ x  # the pool exists now
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if np.array_equal(w @ x, expected) else 1)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            assert status == 0
+            return
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pytest.fail("the child hangs")

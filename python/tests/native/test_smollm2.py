@@ -128,3 +128,20 @@ def test_facts(smollm2):
     assert {t["format"] for t in smollm2.tensors() if t["role"] == "linear"} == {"Q4_1"}
     assert 8 * smollm2.linear_bytes / smollm2.linear_params == 5.0
     assert "SmolLM2".lower() in repr(smollm2).lower()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_callback_may_use_the_model(smollm2, threads):
+    """The callback's own calls find a thread to run on, however few there are."""
+    seen = []
+
+    def callback(piece):
+        seen.append(smollm2.fingerprint(smollm2.tokenize(piece)[:2]))
+
+    before = tl.threads()
+    try:
+        tl.threads(threads)
+        smollm2.generate("Once upon a time", max_tokens=3, callback=callback)
+    finally:
+        tl.threads(before)
+    assert seen and all(len(f) == 64 for f in seen)
