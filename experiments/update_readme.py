@@ -57,6 +57,7 @@ def main() -> None:
     text = splice(text, "formats", formats_table())
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=ROOT, delete=False) as out:
         out.write(text)
+    os.chmod(out.name, 0o644)  # temporary files are private
     os.replace(out.name, readme)
 
 

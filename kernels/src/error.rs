@@ -86,7 +86,7 @@ pub enum Error {
         value: String,
     },
     /// A block scale outside the range of the format's f16.
-    #[error("{format}: block {block} needs a scale outside the range of f16 (±65504)")]
+    #[error("{format}: block {block} needs a number outside the range of the format (f16: ±65504)")]
     ScaleOverflow {
         /// The format.
         format: &'static str,

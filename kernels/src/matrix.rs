@@ -220,9 +220,12 @@ impl Matrix<'static> {
         threads::for_each_chunk(&mut bytes, row_bytes, |r, out| {
             let row = &weights[r * cols..(r + 1) * cols];
             match &info.kind {
-                Kind::Dense { write, .. } => {
-                    for (b, &w) in out.chunks_exact_mut(info.bytes).zip(row) {
+                Kind::Dense { read, write, .. } => {
+                    for (k, (b, &w)) in out.chunks_exact_mut(info.bytes).zip(row).enumerate() {
                         write(w, b);
+                        if !read(b).is_finite() {
+                            overflow.fetch_min(r * cols + k, Ordering::Relaxed);
+                        }
                     }
                 }
                 Kind::Coded(codes) => {
@@ -322,11 +325,12 @@ pub(crate) fn matrix_bytes(format: Format, rows: usize, cols: usize) -> Result<u
             return Err(too_large("the exact i32 sum of a row could overflow"));
         }
     }
-    // Rows count by themselves too: each has an output, and perhaps a scale, even with no columns.
-    if rows > i32::MAX as usize {
-        return Err(too_large("it has more than 2^31 rows"));
-    }
     rows.checked_mul(row)
         .filter(|&n| n <= isize::MAX as usize / 8 && rows.checked_mul(cols).is_some())
         .ok_or_else(|| too_large("it does not fit in the address space"))
+        // Rows count by themselves too: each has an output, and perhaps a scale, even with no columns.
+        .and_then(|n| match rows > i32::MAX as usize {
+            true => Err(too_large("it has more than 2^31 rows")),
+            false => Ok(n),
+        })
 }

@@ -132,6 +132,10 @@ fn scales_beyond_f16() {
         assert_eq!(error, Error::ScaleOverflow { format: info.name, block: 2 });
     }
     // The largest scales that fit.
+    for (format, w) in [(Format::F16, 65520.0), (Format::BF16, f32::MAX)] {
+        let expected = Error::ScaleOverflow { format: format.name(), block: 1 };
+        assert_eq!(Matrix::quantize(format, 1, 2, &[1.0, w]), Err(expected));
+    }
     assert!(Matrix::quantize(Format::Q4_0, 1, 32, &[65504.0 * 8.0; 32]).is_ok());
     assert!(Matrix::quantize(Format::TQ2_0, 1, 256, &[65504.0; 256]).is_ok());
 }

@@ -81,8 +81,20 @@ def _common(
         "n_batch": 512,
         "n_ubatch": 512,
         "n_threads": threads,
+        # llama-bench's fields for what this library does not have or do, at its defaults.
+        "cpu_mask": "0x0",
+        "cpu_strict": False,
+        "poll": 0,
         "type_k": "f32",
         "type_v": "f32",
+        "n_gpu_layers": 0,
+        "split_mode": "none",
+        "main_gpu": 0,
+        "no_kv_offload": False,
+        "flash_attn": False,
+        "tensor_split": "0.00",
+        "use_mmap": True,
+        "embeddings": False,
         "test_time": started,
     }
 
@@ -93,9 +105,8 @@ def _test(
     tokens = n_prompt or n_gen
     speeds = [tokens * 1e9 / t for t in ns]
     median, mad = median_mad(speeds)
-    # Prefill reads every weight once for the whole batch, decode once per token.
-    passes = median / n_prompt if n_prompt else median
-    gb_per_s = model.bytes_per_token * passes / 1e9
+    # Decode reads every weight once per token; prefill is bound by products, and has no such rate.
+    gb_per_s = model.bytes_per_token * median / 1e9 if n_gen else None
     return {
         "n_prompt": n_prompt,
         "n_gen": n_gen,
@@ -111,7 +122,7 @@ def _test(
         "bytes_per_token": model.bytes_per_token,
         "gb_per_s": gb_per_s,
         "bandwidth_gb_per_s": bandwidth / 1e9,
-        "share_of_limit": gb_per_s * 1e9 / bandwidth if n_gen else None,
+        "share_of_limit": None if gb_per_s is None else gb_per_s * 1e9 / bandwidth,
         "backend": _native.current_backend(),
     }
 

@@ -35,7 +35,7 @@ _FILE_NAMES = {"file", "as-shipped", "as shipped", "shipped"}
 _DENSE = {"F32", "F16", "BF16"}
 TERNARY_NOTE = (
     "ternary rounding of a model that was not trained for it: expected to be ruined. "
-    "A model trained in ternary is a different thing and keeps its quality"
+    "A model trained in ternary is a different thing"
 )
 
 
@@ -278,7 +278,7 @@ class Comparison:
 
 def compare(
     model: str | os.PathLike[str] | Model,
-    formats: Sequence[str | None],
+    formats: Sequence[str | None] | str,
     text: Text,
     *,
     reference: str | None = "F16",
@@ -323,7 +323,8 @@ def compare(
     """
     source = model.path if isinstance(model, Model) else os.fspath(model)
     path = _models.resolve(source)
-    wanted = list(dict.fromkeys(parse_format(name) for name in formats))
+    names = formats.split(",") if isinstance(formats, str) else formats
+    wanted = list(dict.fromkeys(parse_format(name) for name in names))
     base = parse_format(reference)
     if not wanted:
         raise FormatError("no format to compare; give at least one")
@@ -456,7 +457,8 @@ class _Run:
             model = Model.load(
                 self.path,
                 format,
-                head=self.head,
+                # The reference keeps the file's own head, or what another costs could not be seen.
+                head=None if self.reference is None else self.head,
                 context=max(self.context, n_prompt, n_gen),
                 progress=step(name, "load"),
             )
@@ -523,9 +525,9 @@ class _Run:
                 text=receipt.text_facts(self.corpus, self.part),
                 format=format,
                 label=label,
-                head=self.head,
+                head=None if first else self.head,
                 reference=None if first else self.base or FILE,
-                reference_head=None if first else self.head,
+                reference_head=None,
                 measured=measured,
             ),
             arrays=dict(measured.arrays),

@@ -24,7 +24,7 @@ def test_facts(rng, format):
     w = quantized(rng, format)
     info = next(item for item in tl.formats() if item["name"] == format)
     assert (w.shape, w.format) == ((7, 512), format)
-    assert w.bytes.nbytes == 7 * 512 // info["block"] * info["bytes"]
+    assert w.bytes.nbytes == 7 * -(-512 // info["block"]) * info["bytes"]
     assert w.nbytes == w.bytes.nbytes + w.scales.nbytes
     assert w.bits_per_weight == pytest.approx(8 * w.nbytes / (7 * 512))
     assert format in repr(w)
@@ -189,7 +189,7 @@ def test_threads():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_computes():
-    """The pool's threads do not survive a fork; the child builds its own instead of waiting for them."""
+    """The pool's threads do not survive a fork; the child builds its own pool."""
     rng = np.random.default_rng(0)
     w = tl.quantize(rng.standard_normal((256, 256), dtype=np.float32), "Q4_0")
     x = np.ones((256, 8), dtype=np.float32)

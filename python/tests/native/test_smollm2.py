@@ -144,4 +144,5 @@ def test_a_callback_may_use_the_model(smollm2, threads):
         smollm2.generate("Once upon a time", max_tokens=3, callback=callback)
     finally:
         tl.threads(before)
-    assert seen and all(len(f) == 64 for f in seen)
+    assert seen
+    assert all(len(f) == 64 for f in seen)

@@ -263,7 +263,7 @@ def plot_kl_tokens(comparison: Comparison, ax: Axes | None = None) -> Axes:
         ax.set_xlim(lowest, highest * 1.3)
     # A label per curve at its own height, so that neighbours don't meet.
     order = sorted(curves, key=lambda item: float(np.median(item[1])))
-    heights = np.linspace(82, 30, len(order)) if len(order) > 1 else np.array([50.0])
+    heights = np.linspace(82, 30, len(order)) if len(order) > 1 else np.full(len(order), 50.0)
     points, labels = [], []
     for (row, kl, share), height in zip(order, heights, strict=True):
         at = int(np.searchsorted(share, height))

@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from tritlab.comparison import Comparison, Row
     from tritlab.statistics import Estimate
 
-COST = ("format", "bits/weight", "perplexity", "KL, nats", "same top-1", "weight error")
+COST = (
+    "format",
+    "bits/weight",
+    "perplexity",
+    "× reference",
+    "KL, nats",
+    "same top-1",
+    "weight error",
+)
 GAIN = (
     "format",
     "linear layers",
@@ -81,6 +89,7 @@ def cost_cells(row: Row) -> list[str]:
         row.label + mark,
         f"{row.bits_per_weight:.2f}",
         estimate(row.quality.perplexity),
+        "–" if row.quality.against is None else estimate(row.quality.against.ratio),
         "–" if row.is_reference else estimate(row.kl),
         "–" if row.is_reference else percent(row.same_top),
         f"{100 * row.rel_error:.2g} %",
@@ -143,7 +152,8 @@ def footnotes(comparison: Comparison) -> list[str]:
     lines = [
         comparison.text_sentence,
         reference_sentence(comparison),
-        "± is one standard error for quality, the median absolute deviation of "
+        "± is one standard error for quality (× reference and KL are paired, token by token, so their "
+        "errors are smaller than perplexity's), the median absolute deviation of "
         f"{comparison.settings['repetitions']} repetitions for speed.",
         f"{comparison.machine['cpu']}, {threads} thread{'s' if threads != 1 else ''}, backend "
         f"{comparison.machine['backend']}; memory read at {comparison.bandwidth / 1e9:.1f} GB/s "
@@ -157,6 +167,8 @@ def footnotes(comparison: Comparison) -> list[str]:
 
 def reference_sentence(comparison: Comparison) -> str:
     """What the rows are compared with, and what that can't show."""
+    from tritlab.comparison import is_dense
+
     row = comparison.rows[0]
     if row.format is None:
         what = f"the file as it is ({row.kind})"
@@ -167,6 +179,13 @@ def reference_sentence(comparison: Comparison) -> str:
             else f"the file's own weights re-quantised to {row.label}"
         )
     sentence = f"Compared with {what}."
+    head = comparison.settings.get("head")
+    if head:
+        sentence += f" Embedding and output head: {head} in every row but the reference's."
+    if any(not is_dense(r.kind) for r in comparison.rows) and is_dense(row.kind):
+        sentence += (
+            " Coded formats multiply with int8 activations, dense ones with f32: part of every KL."
+        )
     kinds = {
         t["file_type"]
         for t in row.tensors
