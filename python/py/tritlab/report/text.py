@@ -152,8 +152,8 @@ def footnotes(comparison: Comparison) -> list[str]:
     lines = [
         comparison.text_sentence,
         reference_sentence(comparison),
-        "± is one standard error for quality (× reference and KL are paired, token by token, so their "
-        "errors are smaller than perplexity's), the median absolute deviation of "
+        "± is one standard error for quality (× reference and KL are paired, token by token, so "
+        "their errors are smaller than perplexity's), the median absolute deviation of "
         f"{comparison.settings['repetitions']} repetitions for speed.",
         f"{comparison.machine['cpu']}, {threads} thread{'s' if threads != 1 else ''}, backend "
         f"{comparison.machine['backend']}; memory read at {comparison.bandwidth / 1e9:.1f} GB/s "
