@@ -18,6 +18,7 @@ import tritlab as tl
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "results" / "demo"
+PEERS = ROOT / "benches" / "record" / "peers-smollm2-135m-instruct.q4_1.md"
 FIGURES = ROOT / "experiments" / "figures"
 
 
@@ -55,6 +56,8 @@ def main() -> None:
     text = readme.read_text(encoding="utf-8")
     text = splice(text, "demo", table.read_text(encoding="utf-8"))
     text = splice(text, "formats", formats_table())
+    rows = PEERS.read_text(encoding="utf-8").splitlines()
+    text = splice(text, "peers", "\n".join(row for row in rows if row.startswith("|")))
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=ROOT, delete=False) as out:
         out.write(text)
     os.chmod(out.name, 0o644)  # temporary files are private

@@ -125,16 +125,17 @@ class Tritlab:
         import tritlab
 
         self.lib = tritlab
-        tritlab.set_threads(threads)
+        tritlab.threads(threads)
         start = time.perf_counter_ns()
         self.model = tritlab.Model.load(path)
         self.load_ns = time.perf_counter_ns() - start
         self.n_vocab = self.model.n_vocab
 
     def about(self) -> dict[str, Any]:
+        backend = next(b["name"] for b in self.lib.backends() if b["selected"])
         return {
             "version": f"tritlab {importlib.metadata.version('tritlab')}",
-            "build": f"backend {self.lib.current_backend()}",
+            "build": f"backend {backend}",
         }
 
     def logits(self, ids: list[int]) -> list[float]:
