@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from tritlab import _native
 from tritlab._native import TritlabError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from tritlab._progress import Reporter
-    from tritlab._types import Progress
-    from tritlab.statistics import Quality
+from tritlab._options import (
+    BackendOption,
+    ContextOption,
+    FormatOption,
+    HeadOption,
+    JsonOption,
+    ModelArgument,
+    TextOption,
+    ThreadsOption,
+)
+from tritlab._terminal import (
+    Bar,
+    command_line,
+    new_console,
+    one_line,
+    plain_cell,
+    print_quality,
+    reporter,
+    short,
+    use_settings,
+)
 
 # The modules that need NumPy load inside the commands: `tritlab --help` answers at once.
 
@@ -33,10 +46,10 @@ class _Group(TyperGroup):
             raise
         except (OverflowError, UnicodeError) as error:
             # A number that no integer of the library holds, or an argument that is not text.
-            print(f"error: {_one_line(error)}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
             raise typer.Exit(2) from None
         except (TritlabError, OSError) as error:
-            print(f"error: {_one_line(error)}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
             raise typer.Exit(1) from None
 
 
@@ -63,38 +76,6 @@ app = typer.Typer(
     message explains or a re-run that differs, 2 wrong usage.
     """,
 )
-
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help='A GGUF file, or "smollm2".', show_default=False)
-]
-TextOption = Annotated[
-    Path,
-    typer.Option("--text", "-t", metavar="FILE", help="UTF-8 text to score.", show_default=False),
-]
-FormatOption = Annotated[
-    str,
-    typer.Option(
-        "--format", "-f", metavar="NAME", help='Format of the linear layers; "file" keeps them.'
-    ),
-]
-HeadOption = Annotated[
-    str | None,
-    typer.Option("--head", metavar="NAME", help="Format of the output head.", show_default=False),
-]
-ContextOption = Annotated[
-    int, typer.Option("--context", "-c", min=2, metavar="N", help="Tokens per window.")
-]
-ThreadsOption = Annotated[
-    int | None,
-    typer.Option("--threads", min=1, metavar="N", help="Threads.", show_default=False),
-]
-BackendOption = Annotated[
-    str | None,
-    typer.Option(
-        "--backend", metavar="NAME", help="Force a backend, e.g. portable.", show_default=False
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _version(wanted: bool) -> None:
@@ -180,8 +161,8 @@ def compare(
             repetitions=repetitions,
             threads=threads,
             backend=backend,
-            progress=_reporter(),
-            command=_command(),
+            progress=reporter(),
+            command=command_line(),
         )
     except BaseException:
         if made and not any(out.iterdir()):
@@ -191,7 +172,7 @@ def compare(
     if json:
         print(to_json(result.to_dict()))
         return
-    console = _console()
+    console = new_console()
     console.print()
     for table in tables(result):
         console.print(table)
@@ -251,12 +232,12 @@ def perplexity(
     from tritlab.comparison import describe, parse_format
     from tritlab.evaluation import Corpus, cut, measure
 
-    _settings(threads, backend)
+    use_settings(threads, backend)
     path = _models.resolve(model)
     wanted = parse_format(format)
     base = None if reference is None else parse_format(reference)
     corpus = Corpus.read(text)
-    with _Bar() as bar:
+    with Bar() as bar:
         other = None
         if reference is not None:
             other = _native.Model.load(path, base, context=context, progress=bar.step("reference"))
@@ -266,7 +247,7 @@ def perplexity(
         part = cut(corpus.tokenize(loaded), context, chunks or None)
         measured = measure(loaded, part, other, bar.step("evaluate"))
     made = receipts.make(
-        command=_command(),
+        command=command_line(),
         model=receipts.model_facts(model, path),
         text=receipts.text_facts(corpus, part),
         format=wanted,
@@ -281,7 +262,7 @@ def perplexity(
     if json:
         print(to_json({"statistics": measured.quality.records(), "receipt": made}))
         return
-    _print_quality(measured.quality, made["label"], part.sentence)
+    print_quality(measured.quality, made["label"], part.sentence)
 
 
 @app.command(short_help="Continue a text.")
@@ -325,9 +306,9 @@ def generate(
     from tritlab._files import to_json
     from tritlab.comparison import parse_format
 
-    _settings(threads, backend)
+    use_settings(threads, backend)
     wanted = parse_format(format)
-    with _Bar() as bar:
+    with Bar() as bar:
         loaded = _native.Model.load(
             _models.resolve(model), wanted, head=head, context=context, progress=bar.step("load")
         )
@@ -386,7 +367,7 @@ def inspect(
     if json:
         print(to_json({"file": str(path), **info}))
         return
-    console = _console()
+    console = new_console()
     print(
         f"{path.name}: GGUF version {info['version']}, {len(info['tensors'])} tensors, "
         f"{megabytes(path.stat().st_size)}"
@@ -396,7 +377,7 @@ def inspect(
     table.add_column("key")
     table.add_column("value", overflow="fold")
     for key, value in info["metadata"].items():
-        table.add_row(_plain_cell(key), _plain_cell(_short(value)))
+        table.add_row(plain_cell(key), plain_cell(short(value)))
     console.print(table)
 
     kinds: dict[str, list[int]] = {}
@@ -430,7 +411,7 @@ def inspect(
         for tensor in info["tensors"]:
             shape = " × ".join(str(size) for size in tensor["shape"])
             table.add_row(
-                _plain_cell(tensor["name"]), shape, tensor["type"], megabytes(tensor["nbytes"])
+                plain_cell(tensor["name"]), shape, tensor["type"], megabytes(tensor["nbytes"])
             )
         console.print(table)
     elif info["tensors"]:
@@ -471,13 +452,13 @@ def quantize(
     from tritlab.comparison import parse_format
     from tritlab.report.text import megabytes
 
-    _settings(threads, None)
+    use_settings(threads, None)
     wanted = parse_format(format)
     if wanted is None:
         raise typer.BadParameter("name a format to quantise to", param_hint="--format")
     if out.exists() and not force:
         raise FileExistsError(f"{out} exists; --force replaces it")
-    with _Bar() as bar:
+    with Bar() as bar:
         report = _native.quantize_gguf(
             _models.resolve(model), out, wanted, head=head, progress=bar.step("quantise")
         )
@@ -552,8 +533,8 @@ def bench(
             f"thread counts are numbers from 1, separated by commas, not {threads!r}",
             param_hint="--threads",
         )
-    _settings(None, backend)
-    with _Bar() as bar:
+    use_settings(None, backend)
+    with Bar() as bar:
         rows = benchmark.bench(
             model,
             [name.strip() for name in formats.split(",") if name.strip()],
@@ -609,8 +590,8 @@ def rerun(
     from tritlab import receipt
     from tritlab._files import to_json
 
-    _settings(threads, backend)
-    with _Bar() as bar:
+    use_settings(threads, backend)
+    with Bar() as bar:
         checks = receipt.rerun(
             receipt.read(file),
             model=model,
@@ -642,126 +623,15 @@ def rerun(
             table.add_row(
                 c.label,
                 c.name,
-                _short(c.recorded, 18),
-                _short(c.now, 18),
+                short(c.recorded, 18),
+                short(c.now, 18),
                 "equal" if c.equal else "DIFFERS",
                 style=None if c.equal else "bold red",
             )
-        _console().print(table)
+        new_console().print(table)
         print("all equal" if not differ else f"{differ} of {len(checks)} numbers differ")
     if differ:
         raise typer.Exit(1)
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _command() -> str:
-    return shlex.join(["tritlab", *sys.argv[1:]])
-
-
-def _settings(threads: int | None, backend: str | None) -> None:
-    if threads is not None:
-        _native.set_threads(threads)
-    if backend is not None:
-        _native.set_backend(backend)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal and console.width < 120:
-        console = Console(width=120)  # a pipe or a log has no width of its own
-    return console
-
-
-def _reporter() -> Reporter:
-    from rich.console import Console
-
-    from tritlab._progress import Bars, Lines
-
-    console = Console(stderr=True)
-    return Bars(console) if console.is_terminal else Lines()
-
-
-def _print_quality(quality: Quality, label: str, sentence: str) -> None:
-    from rich import box
-    from rich.table import Table
-
-    from tritlab.report.text import estimate, number
-
-    if quality.against is None:
-        print(f"{label}: {quality}")
-    else:
-        table = Table(box=box.SIMPLE_HEAD, title=label, title_justify="left", title_style="bold")
-        table.add_column("statistic")
-        table.add_column("value", justify="right")
-        from tritlab.statistics import Estimate
-
-        for record in quality.records():
-            error = record["error"]
-            shown = (
-                number(record["value"], 5)
-                if error is None
-                else estimate(Estimate(record["value"], error))
-            )
-            table.add_row(record["statistic"], shown)
-        _console().print(table)
-    print(sentence)
-
-
-def _plain_cell(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def _short(value: Any, width: int = 76) -> str:
-    if isinstance(value, list):
-        head = ", ".join(str(item) for item in value[:4])
-        value = f"[{head}, … {len(value)} in all]" if len(value) > 4 else f"[{head}]"
-    text = str(value).replace("\n", "⏎")
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-class _Bar:
-    """One live bar on standard error, or nothing when that is not a terminal."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def step(self, what: str) -> Progress:
-        """Callback for a native call."""
-        task = self._progress.add_task(what, total=None)
-
-        def update(done: int, total: int, detail: str) -> None:
-            self._progress.update(
-                task, completed=done, total=max(total, 1), description=detail or what
-            )
-
-        return update
 
 
 def main() -> None:
