@@ -434,7 +434,7 @@ pub(crate) fn active() -> &'static Ops {
 }
 
 /// Runs every product kernel of a backend once on a small matrix and compares bits with the oracle:
-/// virtual machines that report instructions they do not have, and miscompilations, end here.
+/// miscompilations, and machines whose instructions do something else, end here.
 fn self_check(ops: &'static Ops) -> Result<()> {
     static CHECKED: [OnceLock<Result<()>>; Backend::ALL.len()] =
         [const { OnceLock::new() }; Backend::ALL.len()];

@@ -3,7 +3,7 @@
 //! Every kernel is written once, over a vector of 16 lanes of i32 or f32 and 64 bytes: one register of
 //! AVX-512, two of AVX2, four of NEON, an array in portable code. The lane is a row of a panel, or one of
 //! the contract's 16 strided partial sums. A backend is one file: a token that can only be made if the
-//! CPU has the features, and the primitives below. This folder is the only place with `unsafe` and with
+//! CPU has the features, and the primitives below. This folder is the only place of this crate with `unsafe` and with
 //! `core::arch`.
 //!
 //! Every primitive has one exact meaning, so kernels built from them have one answer everywhere.

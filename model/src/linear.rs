@@ -1,4 +1,5 @@
-//! The only seam to the kernels: a matrix in some format, an optional bias.
+//! Linear layers, the seam between the decoder and the kernels' products: a matrix in some format, an
+//! optional bias.
 
 use tritlab_kernels::{Acts, Format, Panels, Weights, op};
 

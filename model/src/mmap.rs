@@ -1,7 +1,7 @@
 //! Memory-mapped files: the only file of this crate with `unsafe`.
 //!
-//! A model file is mapped, not read, so that opening it costs nothing, its pages are shared between
-//! processes, and quantised weights are used where the page cache already holds them.
+//! A model file is mapped, not read: opening it costs nothing, and weights are repacked straight out of the
+//! page cache, without a copy of the file in between.
 
 #![allow(unsafe_code)]
 
@@ -33,10 +33,8 @@ impl Mmap {
         }
         // SAFETY: the mapping is read-only and private to this value, which owns it and hands out
         // only `&[u8]` that borrow it, so no reference outlives the mapping. That no other process
-        // writes to the file meanwhile cannot be checked here; it is the caller's duty, stated in
-        // the type's documentation. Nothing in this crate keeps an invariant that such a write
-        // could turn into memory unsafety: all parsing of these bytes is bounds-checked safe code,
-        // and strings are checked for UTF-8 on every access.
+        // writes to the file meanwhile cannot be checked here, as with every mapped file: it is the
+        // caller's duty, stated in the type's documentation.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
         Ok(Self(map))
     }

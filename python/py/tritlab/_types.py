@@ -20,7 +20,7 @@ class FormatInfo(TypedDict):
     block: int  # weights per block
     bytes: int  # bytes per block
     bits_per_weight: float
-    activation: str  # how activations are quantised: "f32" (not at all), "token", "256" or "32"
+    activation: str  # how activations are quantised: "f32" (not at all), "token", "256" to "32"
     scales: str  # "none", "block", "row" or "tensor"
     summary: str
 

@@ -41,7 +41,7 @@ TERNARY_NOTE = (
 
 def is_ternary(format: str) -> bool:
     """Whether a format has the three values −1, 0, 1 times a scale."""
-    return format.startswith(("TERNARY", "TQ", "I2_S", "IQ1_BN", "IQ2_BN"))
+    return format.startswith(("TERNARY", "TQ"))
 
 
 def is_dense(format: str) -> bool:
