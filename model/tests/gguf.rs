@@ -275,3 +275,15 @@ fn an_alignment_of_its_own() {
     assert_eq!((copied.alignment(), copied.metadata().len()), (32, 0));
     assert_eq!(copied.data(&copied.tensors()[0]), [1, 2]);
 }
+
+/// A rename over a device or a folder would replace it.
+#[cfg(unix)]
+#[test]
+fn only_files_are_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let none = |_: &TensorInfo, _: &mut dyn std::io::Write| Ok::<(), std::io::Error>(());
+    for path in [folder.path(), Path::new("/dev/null")] {
+        assert!(matches!(Writer::new().write(path, none), Err(Error::Io { .. })), "{path:?}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}

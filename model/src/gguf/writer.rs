@@ -139,6 +139,10 @@ impl<'a> Writer<'a> {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
+        // Renaming over a device would replace the device.
+        if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+            return Err(Error::io(path)(io::Error::other("it exists and is not a regular file")));
+        }
         let mut builder = tempfile::Builder::new();
         #[cfg(unix)] // a temporary file is private by default; a model should follow the umask
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

@@ -313,11 +313,13 @@ def generate(
             _models.resolve(model), wanted, head=head, context=context, progress=bar.step("load")
         )
 
-    def piece(text: str) -> None:
-        print(text, end="", flush=True)
+    # The prompt is shown with the first piece: an error before it has a line of its own.
+    shown = [prompt]
 
-    if not json:
-        print(prompt, end="", flush=True)
+    def piece(text: str) -> None:
+        print(*shown, text, sep="", end="", flush=True)
+        shown.clear()
+
     continuation = loaded.generate(
         prompt,
         max_tokens=max_tokens,
@@ -338,7 +340,7 @@ def generate(
         }
         print(to_json({"prompt": prompt, "text": continuation, **settings}))
     else:
-        print()
+        print(*shown)
 
 
 @app.command(short_help="Show what a GGUF file holds.")
@@ -466,7 +468,8 @@ def quantize(
         print(to_json(report))
         return
     print(
-        f"{out}: {report['quantized']} of {report['tensors']} tensors in {report['format']}, "
+        f"{out}: {report['quantized']} of {report['tensors']} tensors changed, "
+        f"linear layers to {report['format']}, "
         f"{megabytes(report['bytes_in'])} -> {megabytes(report['bytes_out'])}"
     )
 

@@ -109,7 +109,7 @@ def test_quantize(run, model, tmp_path):
     out = tmp_path / "q.gguf"
     got = run("quantize", model, out, "-f", "q4_0")
     assert got.exit_code == 0, got.stderr
-    assert "1 of 2 tensors in Q4_0" in got.stdout
+    assert "1 of 2 tensors changed, linear layers to Q4_0" in got.stdout
     got = run("quantize", model, out, "-f", "Q4_0")
     assert (got.exit_code, "--force" in got.stderr) == (1, True)
     assert run("quantize", model, out, "-f", "Q4_0", "--force").exit_code == 0
