@@ -7,7 +7,7 @@ use tritlab_kernels::{Format, Matrix, Weights};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo, TensorType, Writer};
 use crate::model::requantize;
-use crate::source::{matrix, type_of};
+use crate::source::{matrix, storable_types, type_of};
 
 /// What [`quantize_gguf`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,15 +98,8 @@ pub fn quantize_gguf(
 
 /// The tensor type of a format.
 fn storable(format: Format) -> Result<TensorType> {
-    type_of(format).ok_or_else(|| Error::NotInGguf {
-        format: format.name(),
-        known: Format::ALL
-            .iter()
-            .filter_map(|f| type_of(*f))
-            .map(TensorType::name)
-            .collect::<Vec<_>>()
-            .join(", "),
-    })
+    type_of(format)
+        .ok_or_else(|| Error::NotInGguf { format: format.name(), known: storable_types() })
 }
 
 /// llama.cpp's `llama_ftype` of a file whose linear layers are in `format`. Of the mixed recipes of

@@ -18,6 +18,13 @@ pub fn type_of(format: Format) -> Option<TensorType> {
     TensorType::ALL.iter().copied().find(|t| t.name() == format.name())
 }
 
+/// The types that [`type_of`] knows, comma-separated: for messages.
+pub(crate) fn storable_types() -> String {
+    let types: Vec<_> =
+        Format::ALL.iter().filter_map(|f| type_of(*f)).map(TensorType::name).collect();
+    types.join(", ")
+}
+
 /// A tensor as a matrix over the file's own bytes.
 ///
 /// # Errors
@@ -26,12 +33,7 @@ pub fn matrix<'a>(gguf: &'a Gguf, info: &TensorInfo) -> Result<Matrix<'a>> {
     let format = format_of(info.tensor_type()).ok_or_else(|| Error::UnsupportedTensorType {
         tensor: info.name().to_owned(),
         found: info.tensor_type().name(),
-        known: Format::ALL
-            .iter()
-            .filter_map(|f| type_of(*f))
-            .map(TensorType::name)
-            .collect::<Vec<_>>()
-            .join(", "),
+        known: storable_types(),
     })?;
     let (rows, cols) = (info.rows() as usize, info.cols() as usize);
     Matrix::new(format, rows, cols, Cow::Borrowed(gguf.data(info)), Vec::new())

@@ -15,6 +15,7 @@
 //! where `w / alpha` is `w * (1 / alpha)` in f32 as in the published training code. The mean is summed
 //! in f64, in order, so it has one value everywhere. Activations are quantised per token, as trained.
 
+use super::sign::mean_magnitude;
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
 
 /// One scale per matrix.
@@ -42,10 +43,12 @@ impl PerRow {
         info("TERNARY_ROW", Scales::Row, "ternary by absmean, 2-bit codes, one f32 scale per row");
 }
 
+/// BitNet's smallest scale.
+const SMALLEST: f32 = 1e-5;
+
 /// BitNet's scale: the mean magnitude, at least 1e-5.
 pub(super) fn absmean(x: &[f32]) -> f32 {
-    let sum: f64 = x.iter().map(|v| f64::from(v.abs())).sum();
-    ((sum / x.len().max(1) as f64) as f32).max(1e-5)
+    mean_magnitude(x).max(SMALLEST)
 }
 
 fn decode(bytes: &[u8], out: &mut Plain) {

@@ -14,7 +14,7 @@
 //! arXiv 2402.17764, per group).
 
 use super::search::code;
-use super::sign::mean_magnitude;
+use super::ternary::absmean;
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, put_f16};
 
@@ -26,9 +26,6 @@ pub struct G64;
 pub struct G128;
 /// Groups of 256.
 pub struct G256;
-
-/// BitNet's smallest scale.
-const SMALLEST: f32 = 1e-5;
 
 const fn info(
     name: &'static str,
@@ -84,7 +81,7 @@ fn decode(bytes: &[u8], out: &mut Plain) {
 }
 
 fn encode(input: &Input<'_>, out: &mut [u8]) {
-    let scale = mean_magnitude(input.x).max(SMALLEST);
+    let scale = absmean(input.x);
     let inverse = 1.0 / scale;
     put_f16(out, 0, scale);
     for (byte, x) in out[2..].iter_mut().zip(input.x.as_chunks::<4>().0) {
