@@ -83,7 +83,7 @@ class LlamaCpp:
             "kv_cache": "f16",
         }
 
-    def feed(self, ids: list[int], position: int) -> None:
+    def feed(self, ids: list[int], position: int, every: bool = False) -> None:
         batch = self.batch
         batch.n_tokens = len(ids)
         for i, token in enumerate(ids):
@@ -91,7 +91,7 @@ class LlamaCpp:
             batch.pos[i] = position + i
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = 0
-            batch.logits[i] = i == len(ids) - 1
+            batch.logits[i] = every or i == len(ids) - 1
         status = self.c.llama_decode(self.context, batch)
         assert status == 0, f"llama_decode returned {status}"
         self.c.llama_synchronize(self.context)
@@ -103,6 +103,13 @@ class LlamaCpp:
         self.clear()
         self.feed(ids, 0)
         return list(self.c.llama_get_logits_ith(self.context, -1)[: self.n_vocab])
+
+    def all_logits(self, ids: list[int]) -> list[list[float]]:
+        """A row after every token, for `quantized.py`."""
+        self.clear()
+        self.feed(ids, 0, every=True)
+        rows = range(len(ids))
+        return [list(self.c.llama_get_logits_ith(self.context, i)[: self.n_vocab]) for i in rows]
 
     def round(self, prompt: list[int], steps: list[int]) -> tuple[int, int]:
         self.clear()

@@ -364,7 +364,7 @@ impl<'a> Loader<'a, '_> {
         let (m, rel_error) = match wanted {
             Some(format) if format != m.format() => {
                 (changed, kept) = requantize(name, m, format)?;
-                (&changed, kept)
+                (&changed, kept.relative())
             }
             _ => (m, 0.0),
         };
@@ -383,12 +383,27 @@ impl<'a> Loader<'a, '_> {
     }
 }
 
-/// `m` in another format, and the relative error that it cost.
+/// What a change of format cost: sums of squares over the weights.
+pub(crate) struct Cost {
+    /// Of the differences.
+    pub error: f64,
+    /// Of the weights themselves.
+    pub norm: f64,
+}
+
+impl Cost {
+    /// `|w - q| / |w|`; 0 where all weights are 0.
+    pub fn relative(&self) -> f64 {
+        if self.norm > 0.0 { (self.error / self.norm).sqrt() } else { 0.0 }
+    }
+}
+
+/// `m` in another format, and what that cost.
 pub(crate) fn requantize(
     name: &str,
     m: &Matrix<'_>,
     format: Format,
-) -> Result<(Matrix<'static>, f64)> {
+) -> Result<(Matrix<'static>, Cost)> {
     let blame = |source| Error::Tensor { tensor: name.to_owned(), source };
     let cols = m.cols().max(1);
     let decode = |m: &Matrix<'_>| {
@@ -403,5 +418,5 @@ pub(crate) fn requantize(
         error += f64::from(w - q).powi(2);
         norm += f64::from(*w).powi(2);
     }
-    Ok((q, if norm > 0.0 { (error / norm).sqrt() } else { 0.0 }))
+    Ok((q, Cost { error, norm }))
 }

@@ -7,12 +7,12 @@ use std::path::Path;
 use support::{File, assert_bits, error, expected, load, load_as, path};
 use tritlab_kernels::{Error as KernelError, Format};
 use tritlab_model::gguf::{Gguf, Value};
-use tritlab_model::quantize::{Summary, quantize_gguf};
+use tritlab_model::quantize::{Fallback, Recipe, Summary, quantize_gguf};
 use tritlab_model::source::type_of;
 use tritlab_model::{Error, Model, Options, Result};
 
 fn quantize(source: &Path, to: &Path, format: Format) -> Result<Summary> {
-    quantize_gguf(source, to, format, None, &mut |_, _, _| true)
+    quantize_gguf(source, to, &Recipe::new(format), &mut |_, _, _| true)
 }
 
 fn entries(folder: &Path) -> usize {
@@ -87,12 +87,56 @@ fn the_head_has_a_format_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("out.gguf");
     let head = Some(Format::Q8_0);
-    quantize_gguf(path("llama"), &to, Format::Q4_0, head, &mut |_, _, _| true).unwrap();
+    let recipe = Recipe { head, ..Recipe::new(Format::Q4_0) };
+    quantize_gguf(path("llama"), &to, &recipe, &mut |_, _, _| true).unwrap();
     compare(&path("llama"), &to, Format::Q4_0, head);
     let options = Options { format: Some(Format::Q4_0), head };
     let direct = Model::load(path("llama"), options, &mut |_, _, _| true).unwrap();
     let ids = expected("llama").ids;
     assert_bits("head", &load(&to).unwrap().logits(&ids).unwrap(), &direct.logits(&ids).unwrap());
+}
+
+/// Rows of 64, 96 and so on have no whole blocks of 256: each tensor has what the fallback says.
+#[test]
+fn a_fallback_takes_the_tensors_that_do_not_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("out.gguf");
+    let ids = expected("llama").ids;
+    let llama_cpp = [
+        (Format::Q2_K, Format::Q4_0),
+        (Format::Q3_K, Format::Q4_0),
+        (Format::TQ1_0, Format::Q4_0),
+        (Format::TQ2_0, Format::Q4_0),
+        (Format::Q4_K, Format::Q5_0),
+        (Format::Q5_K, Format::Q5_1),
+        (Format::Q6_K, Format::Q8_0),
+    ];
+    let cases = llama_cpp.map(|(format, instead)| (format, Fallback::LlamaCpp, instead));
+    let named = (Format::Q4_K, Fallback::To(Format::Q8_0), Format::Q8_0);
+    for (format, fallback, instead) in cases.into_iter().chain([named]) {
+        let recipe = Recipe { fallback, ..Recipe::new(format) };
+        let summary = quantize_gguf(path("llama"), &to, &recipe, &mut |_, _, _| true).unwrap();
+        assert_eq!(summary.fallbacks, summary.quantized, "no row of the fixture fits {format}");
+        compare(&path("llama"), &to, instead, None);
+        let direct = load_as(path("llama"), Some(instead)).unwrap();
+        let what = format!("{format} as {instead}");
+        assert_bits(
+            &what,
+            &load(&to).unwrap().logits(&ids).unwrap(),
+            &direct.logits(&ids).unwrap(),
+        );
+        // The summary counts the whole file.
+        let file = Gguf::open(&to).unwrap();
+        assert_eq!(summary.types.iter().map(|t| t.tensors).sum::<usize>(), file.tensors().len());
+        let bytes: u64 = file.tensors().iter().map(|t| t.nbytes()).sum();
+        assert_eq!(summary.types.iter().map(|t| t.bytes).sum::<u64>(), bytes);
+        let worst = if instead == Format::Q8_0 { 0.01 } else { 0.15 };
+        assert!(summary.weight_error > 0.0 && summary.weight_error < worst, "{summary:?}");
+    }
+    // A fallback that does not fit either is an error that names the tensor.
+    let recipe = Recipe { fallback: Fallback::To(Format::Q5_K), ..Recipe::new(Format::Q4_K) };
+    let e = error(quantize_gguf(path("llama"), &to, &recipe, &mut |_, _, _| true));
+    assert!(matches!(e, Error::Tensor { source: KernelError::Columns { .. }, .. }), "{e}");
 }
 
 #[test]
@@ -101,7 +145,7 @@ fn nothing_is_left_of_an_error_or_a_cancel() {
     let to = folder.path().join("out.gguf");
     let tensors = Gguf::open(path("llama")).unwrap().tensors().len();
     let mut names = Vec::new();
-    quantize_gguf(path("llama"), &to, Format::Q8_0, None, &mut |done, all, name| {
+    quantize_gguf(path("llama"), &to, &Recipe::new(Format::Q8_0), &mut |done, all, name| {
         assert_eq!((done, all), (names.len(), tensors));
         names.push(name.to_owned());
         true
@@ -112,7 +156,8 @@ fn nothing_is_left_of_an_error_or_a_cancel() {
     for stop in [0, 1, tensors / 2, tensors - 1] {
         // Over a file that is there: it stays as it was.
         let cancel = |done, _: usize, _: &str| done != stop;
-        let e = error(quantize_gguf(path("llama"), &to, Format::Q4_0, None, &mut { cancel }));
+        let e =
+            error(quantize_gguf(path("llama"), &to, &Recipe::new(Format::Q4_0), &mut { cancel }));
         assert!(matches!(e, Error::Cancelled), "{e}");
         assert_eq!(entries(folder.path()), 1);
         assert_eq!(std::fs::read(&to).unwrap(), good);
@@ -164,9 +209,13 @@ fn formats_that_a_file_cannot_hold_are_refused_with_those_it_can() {
             }
             e => panic!("{e}"),
         }
-        let as_head = Some(format);
-        let e = quantize_gguf(path("llama"), &to, Format::F16, as_head, &mut |_, _, _| true);
-        assert!(matches!(error(e), Error::NotInGguf { .. }));
+        for recipe in [
+            Recipe { head: Some(format), ..Recipe::new(Format::F16) },
+            Recipe { fallback: Fallback::To(format), ..Recipe::new(Format::F16) },
+        ] {
+            let e = quantize_gguf(path("llama"), &to, &recipe, &mut |_, _, _| true);
+            assert!(matches!(error(e), Error::NotInGguf { .. }));
+        }
     }
     assert_eq!(entries(folder.path()), 0);
 }

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use tritlab_kernels::Format;
 use tritlab_model::gguf::{Gguf, Value};
-use tritlab_model::quantize;
+use tritlab_model::quantize::{self, Fallback, Recipe};
 
 use crate::callback::Progress;
 use crate::errors::OrRaise;
@@ -16,28 +16,49 @@ pub(crate) struct QuantizeReport {
     format: &'static str,
     tensors: usize,
     quantized: usize,
+    fallbacks: usize,
+    weight_error: f64,
+    types: Vec<TypeShare>,
     bytes_in: u64,
     bytes_out: u64,
+}
+
+#[derive(IntoPyObject)]
+struct TypeShare {
+    #[pyo3(item("type"))]
+    name: &'static str,
+    tensors: usize,
+    weights: u64,
+    bytes: u64,
 }
 
 /// Write a copy of a GGUF file with its linear layers in `format`, atomically.
 ///
 /// `head` is the format of the embedding and the output head; `None` leaves them as they are.
+/// `fallback` is the format of tensors whose rows do not fit, "llama.cpp" for the choices of
+/// llama-quantize; `None` makes them a `FormatError`.
 #[pyfunction]
-#[pyo3(signature = (src, dst, format, *, head=None, progress=None))]
+#[pyo3(signature = (src, dst, format, *, head=None, fallback=None, progress=None))]
 pub(crate) fn quantize_gguf(
     py: Python<'_>,
     src: PathBuf,
     dst: PathBuf,
     format: &str,
     head: Option<&str>,
+    fallback: Option<&str>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<QuantizeReport> {
     let format = Format::from_name(format).or_raise()?;
     let head = head.map(Format::from_name).transpose().or_raise()?;
+    let fallback = match fallback {
+        None => Fallback::Refuse,
+        Some(name) if name.eq_ignore_ascii_case("llama.cpp") => Fallback::LlamaCpp,
+        Some(name) => Fallback::To(Format::from_name(name).or_raise()?),
+    };
+    let recipe = Recipe { format, head, fallback };
     let mut progress = Progress::new(progress);
     let result = py.detach(|| {
-        quantize::quantize_gguf(&src, &dst, format, head, &mut |done, total, name| {
+        quantize::quantize_gguf(&src, &dst, &recipe, &mut |done, total, name| {
             progress.call(done, total, name)
         })
     });
@@ -46,6 +67,18 @@ pub(crate) fn quantize_gguf(
         format: format.name(),
         tensors: summary.tensors,
         quantized: summary.quantized,
+        fallbacks: summary.fallbacks,
+        weight_error: summary.weight_error,
+        types: summary
+            .types
+            .into_iter()
+            .map(|t| TypeShare {
+                name: t.name,
+                tensors: t.tensors,
+                weights: t.weights,
+                bytes: t.bytes,
+            })
+            .collect(),
         bytes_in: summary.bytes_in,
         bytes_out: summary.bytes_out,
     })

@@ -234,9 +234,18 @@ class Model:
         }
 
 
-def quantize_gguf(src, dst, format, *, head=None, progress=None):
+def quantize_gguf(src, dst, format, *, head=None, fallback=None, progress=None):
     Path(dst).write_bytes(b"GGUF")
-    return {"format": format, "tensors": 2, "quantized": 1, "bytes_in": 100, "bytes_out": 50}
+    return {
+        "format": format,
+        "tensors": 2,
+        "quantized": 1,
+        "fallbacks": int(fallback is not None),
+        "weight_error": 0.05,
+        "types": [{"type": format, "tensors": 2, "weights": 64, "bytes": 50}],
+        "bytes_in": 100,
+        "bytes_out": 50,
+    }
 
 
 def inspect_gguf(path):

@@ -259,11 +259,14 @@ def quantize_gguf(
     format: str,
     *,
     head: str | None = None,
+    fallback: str | None = None,
     progress: Progress | None = None,
 ) -> QuantizeReport:
     """Write a copy of a GGUF file with its linear layers in `format`, atomically.
 
     `head` is the format of the embedding and the output head; `None` leaves them as they are.
+    `fallback` is the format of tensors whose rows do not fit, "llama.cpp" for the choices of
+    llama-quantize; `None` makes them a `FormatError`.
     """
 
 def inspect_gguf(path: str | PathLike[str]) -> GgufInfo:

@@ -107,11 +107,27 @@ class GgufInfo(TypedDict):
     tensors: list[GgufTensor]
 
 
+class TypeShare(TypedDict):
+    """What of a file is in one tensor type."""
+
+    type: str
+    tensors: int
+    weights: int
+    bytes: int
+
+
 class QuantizeReport(TypedDict):
-    """What `quantize_gguf` wrote."""
+    """What `quantize_gguf` wrote.
+
+    `fallbacks` counts tensors that the fallback took; `weight_error` is |w - q| / |w| over the
+    tensors that changed, against the source's own weights.
+    """
 
     format: str
     tensors: int
     quantized: int
+    fallbacks: int
+    weight_error: float
+    types: list[TypeShare]
     bytes_in: int
     bytes_out: int

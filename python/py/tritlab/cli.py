@@ -435,6 +435,16 @@ def quantize(
         ),
     ],
     head: HeadOption = None,
+    fallback: Annotated[
+        str | None,
+        typer.Option(
+            "--fallback",
+            metavar="NAME",
+            help='Format of tensors whose rows do not fit; "llama.cpp" as llama-quantize chooses. '
+            "Without it they are an error.",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
     threads: ThreadsOption = None,
     json: JsonOption = False,
@@ -448,6 +458,7 @@ def quantize(
     Examples:
       tritlab quantize my-f16.gguf my-q4.gguf --format Q4_0
       tritlab quantize my-f16.gguf my-tern.gguf --format TQ2_0 --head Q8_0
+      tritlab quantize smollm2 my-q4k.gguf --format Q4_K --fallback llama.cpp
     """
     from tritlab import _models
     from tritlab._files import to_json
@@ -462,7 +473,12 @@ def quantize(
         raise FileExistsError(f"{out} exists; --force replaces it")
     with Bar() as bar:
         report = _native.quantize_gguf(
-            _models.resolve(model), out, wanted, head=head, progress=bar.step("quantise")
+            _models.resolve(model),
+            out,
+            wanted,
+            head=head,
+            fallback=fallback,
+            progress=bar.step("quantise"),
         )
     if json:
         print(to_json(report))
@@ -470,8 +486,13 @@ def quantize(
     print(
         f"{out}: {report['quantized']} of {report['tensors']} tensors changed, "
         f"linear layers to {report['format']}, "
-        f"{megabytes(report['bytes_in'])} -> {megabytes(report['bytes_out'])}"
+        f"{megabytes(report['bytes_in'])} -> {megabytes(report['bytes_out'])}, "
+        f"weight error {report['weight_error']:.2%}"
     )
+    if report["fallbacks"]:
+        print(f"{report['fallbacks']} tensors have rows that do not fit and were replaced:")
+        for share in report["types"]:
+            print(f"  {share['type']:6} {share['tensors']:4} tensors  {megabytes(share['bytes'])}")
 
 
 @app.command(short_help="Time prefill and decode; llama-bench's rows.")

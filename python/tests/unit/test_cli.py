@@ -114,6 +114,9 @@ def test_quantize(run, model, tmp_path):
     assert (got.exit_code, "--force" in got.stderr) == (1, True)
     assert run("quantize", model, out, "-f", "Q4_0", "--force").exit_code == 0
     assert run("quantize", model, out, "-f", "file", "--force").exit_code == 2
+    got = run("quantize", model, out, "-f", "Q4_1", "--fallback", "llama.cpp", "--force")
+    assert "weight error 5.00%" in got.stdout
+    assert "1 tensors have rows that do not fit and were replaced" in got.stdout
 
 
 LLAMA_BENCH = (
@@ -191,6 +194,38 @@ def test_packaged_model_is_found_without_its_imports(fake, tmp_path, monkeypatch
     (package / "model.gguf").write_bytes(b"GGUF")
     monkeypatch.syspath_prepend(tmp_path)
     assert _models.resolve("SmolLM2") == package / "model.gguf"
+
+
+def test_a_model_in_several_packages_is_joined_once(fake, tmp_path, monkeypatch):
+    import hashlib
+
+    from tritlab import _models
+
+    content = bytes(range(200))
+    for i, part in enumerate((content[:150], content[150:])):
+        folder = tmp_path / f"part{i}" / "data"
+        folder.mkdir(parents=True)
+        (folder.parent / "__init__.py").write_text("import absent_dependency")
+        (folder / "m.part").write_bytes(part)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def give(sha256):
+        parts = (("part0", "data/*.part"), ("part1", "data/*.part"))
+        monkeypatch.setitem(_models.PACKAGED, "two", _models.Packaged(parts, "pip", sha256))
+
+    give("0" * 64)
+    with pytest.raises(ValueError, match="the parts of two are damaged"):
+        _models.resolve("two")
+    assert list((tmp_path / "cache" / "tritlab").iterdir()) == []
+    give(hashlib.sha256(content).hexdigest())
+    whole = _models.resolve("two")
+    assert whole.read_bytes() == content
+    made = whole.stat().st_mtime_ns
+    assert _models.resolve("TWO") == whole
+    assert whole.stat().st_mtime_ns == made
+    whole.write_bytes(content[:20])  # cut short by something else: made again
+    assert _models.resolve("two").read_bytes() == content
 
 
 def test_not_utf8(run, model, tmp_path):
