@@ -413,6 +413,7 @@ fn automatic() -> Result<Backend> {
 
 /// The operations in use.
 pub(crate) fn ops() -> Result<&'static Ops> {
+    crate::environment::check()?;
     match SELECTED.load(Ordering::Acquire) {
         0 => {
             let backend = automatic()?;

@@ -103,6 +103,15 @@ pub enum Error {
         /// The grouping of the activations.
         got: &'static str,
     },
+    /// A thread whose floating-point control register would change answers.
+    #[error(
+        "this thread {what}, which changes results: some library of this process has set it so (one linked with \
+         -ffast-math, or torch.set_flush_denormal); switch it off, or use tritlab in a process of its own"
+    )]
+    Environment {
+        /// What it does.
+        what: &'static str,
+    },
     /// A thread count of zero, or a pool that could not be built.
     #[error("threads: {0}")]
     Threads(String),

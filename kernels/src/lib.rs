@@ -23,6 +23,7 @@
 
 pub mod activation;
 pub mod backend;
+mod environment;
 mod error;
 pub mod format;
 #[allow(unsafe_code, reason = "intrinsics; every other module is safe")]

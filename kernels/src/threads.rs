@@ -46,6 +46,8 @@ fn build(threads: usize) -> Result<Arc<ThreadPool>> {
     if threads == 0 || threads > 4096 {
         return Err(Error::Threads(format!("{threads} is not a number of threads (1 to 4096)")));
     }
+    // Workers inherit it from the thread that makes them.
+    crate::environment::check()?;
     ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|i| format!("tritlab-{i}"))

@@ -51,9 +51,10 @@ fn kernel_class(error: &KernelError, text: String) -> PyErr {
         E::UnknownFormat { .. } | E::NotFinite { .. } | E::ScaleOverflow { .. } => {
             FormatError::new_err(text)
         }
-        E::UnknownBackend { .. } | E::BackendUnavailable { .. } | E::SelfCheck { .. } => {
-            BackendError::new_err(text)
-        }
+        E::UnknownBackend { .. }
+        | E::BackendUnavailable { .. }
+        | E::SelfCheck { .. }
+        | E::Environment { .. } => BackendError::new_err(text),
         E::Length { .. } | E::Columns { .. } | E::TooLarge { .. } | E::Grouping { .. } => {
             ShapeError::new_err(text)
         }
