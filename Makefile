@@ -6,7 +6,8 @@
 #   make test-large  the tests that need Gemma 3 270M, 250 MB under Gemma's terms of use
 #   make lint        formatting and static checks only
 #   make bench       criterion over the kernel table
-#   make readme      put the demo's table and figure, and the list of formats, into README.md
+#   make docs        write the pages of the formats, kernels/docs/formats
+#   make readme      the same, and the demo's table and figure and the list of formats into README.md
 #   make clean       remove what the above made
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ RUST := Cargo.toml Cargo.lock python/pyproject.toml \
 	$(wildcard */Cargo.toml) $(shell find kernels/src model/src python/src -name '*.rs')
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: help demo test test-large test-rust test-backends test-aarch64 test-python lint lint-rust lint-python bench readme clean
+.PHONY: help demo test test-large test-rust test-backends test-aarch64 test-python lint lint-rust lint-python bench docs readme clean
 .NOTPARALLEL:
 
 help:
@@ -61,7 +62,10 @@ lint-python: .venv/.tritlab .venv/.dev
 bench:
 	cargo bench -p tritlab-benches
 
-readme: demo
+docs:
+	cargo run -p tritlab-kernels --example format_pages
+
+readme: docs demo
 	$(BIN)/python experiments/update_readme.py
 
 clean:

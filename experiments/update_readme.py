@@ -38,8 +38,9 @@ def formats_table() -> str:
         activation = {"f32": "f32", "token": "int8 per token"}.get(
             f["activation"], f"int8 per {f['activation']}"
         )
+        name = f"[`{f['name']}`](kernels/docs/formats/{f['name']}.md)"
         rows.append(
-            f"| `{f['name']}` | {f['bits_per_weight']:.4g} | {activation} | {f['scales']} | "
+            f"| {name} | {f['bits_per_weight']:.4g} | {activation} | {f['scales']} | "
             f"{f['summary']} |"
         )
     return "\n".join(rows)

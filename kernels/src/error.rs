@@ -75,6 +75,16 @@ pub enum Error {
         /// Which limit is passed.
         why: &'static str,
     },
+    /// An index beyond the end.
+    #[error("{what} {index}: there are {len}, counted from 0")]
+    OutOfRange {
+        /// What was asked for.
+        what: &'static str,
+        /// Its index.
+        index: usize,
+        /// How many there are.
+        len: usize,
+    },
     /// A value that is NaN or infinite where arithmetic needs a number.
     #[error("{what}: element {index} is {value}, not a finite number")]
     NotFinite {

@@ -13,8 +13,12 @@
 //!
 //! To add a format: write `format/<name>.rs` with one [`Info`], and add one line to [`formats!`].
 //! Bytes on disk never depend on the CPU.
+//!
+//! A page per format, made from its file, its description and measurements, is in `kernels/docs/formats`;
+//! `make docs` writes them.
 
 mod dense;
+mod field;
 mod iq4_nl;
 mod kquant;
 mod min_search;
@@ -35,6 +39,8 @@ mod ternary_base3;
 mod ternary_group;
 mod tq1_0;
 mod tq2_0;
+
+pub use field::{Field, Holds};
 
 use crate::error::{Error, Result};
 
@@ -257,6 +263,8 @@ pub struct Info {
     pub scales: Scales,
     /// One sentence for tables and `--help`.
     pub summary: &'static str,
+    /// What its bytes are, in their order; every byte belongs to one field.
+    pub fields: &'static [Field],
     /// How to read and write it.
     pub kind: Kind,
 }
@@ -296,6 +304,13 @@ macro_rules! formats {
             pub fn info(self) -> &'static Info {
                 match self { $(Format::$variant => const { &<$codec as Codec>::INFO }),* }
             }
+
+            /// The file that defines it, from this crate's `src`: `format/q4_k.rs`.
+            pub fn source(self) -> String {
+                let path = match self { $(Format::$variant => stringify!($codec)),* };
+                let module: String = path.chars().take_while(|c| *c != ':' && *c != ' ').collect();
+                format!("format/{module}.rs")
+            }
         }
 
         /// Calls `visit` with every format's type: how the kernel table is filled.
@@ -328,11 +343,27 @@ macro_rules! formats {
                 Kind::Coded(_) => panic!("listed as dense"),
             };
         }
+        const _: () = check_fields(&<$codec>::INFO);
     };
+}
+
+/// Every byte of a block is in one field.
+const fn check_fields(info: &Info) {
+    assert!(field::cover(info.fields, info.bytes), "fields cover every byte of a block once");
 }
 
 /// What the kernels take for granted, refused when a format is compiled.
 const fn check(info: &Info, codes: &Codes) {
+    check_fields(info);
+    let fields = info.fields;
+    let in_block = matches!(info.scales, Scales::Block);
+    let minima = field::count(fields, Holds::Min) + field::count(fields, Holds::Lowest);
+    assert!(field::count(fields, Holds::Scale) == in_block as usize, "a scale is a field");
+    assert!(minima == codes.min as usize, "a minimum is a field");
+    assert!(
+        field::count(fields, Holds::SubScales) == codes.sub_len.is_some() as usize,
+        "scales of sub-blocks are a field"
+    );
     assert!(info.block <= MAX_BLOCK && info.bytes > 0, "a block fits Plain");
     assert!(matches!(codes.bits, 1..=6 | 8), "panels have planes for these");
     let highest = if codes.bits == 1 { 2 } else { (1 << codes.bits) - 1 };

@@ -25,6 +25,7 @@ pub mod activation;
 pub mod backend;
 mod environment;
 mod error;
+pub mod explain;
 pub mod format;
 #[allow(unsafe_code, reason = "intrinsics; every other module is safe")]
 mod isa;
@@ -38,6 +39,7 @@ pub mod threads;
 pub use activation::Acts;
 pub use backend::Backend;
 pub use error::{Error, Result};
+pub use explain::{Explanation, explain};
 pub use format::{Format, Grouping, Info, Scales};
 pub use matrix::{Matrix, Weights};
 pub use op::{matmul, matmul_acts, matmul_many};

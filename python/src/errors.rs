@@ -55,9 +55,11 @@ fn kernel_class(error: &KernelError, text: String) -> PyErr {
         | E::BackendUnavailable { .. }
         | E::SelfCheck { .. }
         | E::Environment { .. } => BackendError::new_err(text),
-        E::Length { .. } | E::Columns { .. } | E::TooLarge { .. } | E::Grouping { .. } => {
-            ShapeError::new_err(text)
-        }
+        E::Length { .. }
+        | E::Columns { .. }
+        | E::TooLarge { .. }
+        | E::OutOfRange { .. }
+        | E::Grouping { .. } => ShapeError::new_err(text),
         _ => TritlabError::new_err(text),
     }
 }

@@ -10,6 +10,7 @@
 mod arrays;
 mod callback;
 mod errors;
+mod explain;
 mod gguf;
 mod machine;
 mod matrix;
@@ -26,6 +27,8 @@ mod _native {
         BackendError, EvaluationError, FormatError, GgufError, ModelError, ShapeError,
         TokenizerError, TritlabError,
     };
+    #[pymodule_export]
+    use super::explain::{Explanation, Trace, explain, explain_gguf};
     #[pymodule_export]
     use super::gguf::{inspect_gguf, quantize_gguf};
     #[pymodule_export]

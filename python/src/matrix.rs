@@ -10,6 +10,7 @@ use tritlab_kernels::{self as kernels, Format, Panels, Weights, op};
 
 use crate::arrays::{self, Borrowed};
 use crate::errors::{OrRaise, ShapeError};
+use crate::explain::Explanation;
 
 /// A quantised weight matrix, row-major. Immutable.
 #[pyclass(frozen, module = "tritlab")]
@@ -171,6 +172,12 @@ impl Matrix {
     fn dequantize<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let (rows, cols) = self.shape();
         arrays::matrix(py, py.detach(|| self.matrix.dequantize()), rows, cols)
+    }
+
+    /// Explain block `block` of row `row`: its bytes as fields, and the weights in them.
+    #[pyo3(signature = (row=0, block=0))]
+    fn explain(&self, row: usize, block: usize) -> PyResult<Explanation> {
+        self.matrix.explain(row, block).or_raise().map(Explanation::from)
     }
 
     fn __repr__(&self) -> String {

@@ -8,6 +8,7 @@
 //!
 //! Reading is exact. Source: IEEE 754; ggml `ggml-impl.h` for BF16.
 
+use super::field::{Field, Holds, layout};
 use super::{Element, Grouping, Info, Kind, Scales};
 
 /// IEEE binary32.
@@ -17,14 +18,22 @@ pub struct F16;
 /// bfloat16.
 pub struct BF16;
 
-const fn info(name: &'static str, bytes: usize, summary: &'static str, kind: Kind) -> Info {
-    Info { name, block: 1, bytes, activation: Grouping::Dense, scales: Scales::None, summary, kind }
+const fn info<const BYTES: usize>(name: &'static str, summary: &'static str, kind: Kind) -> Info {
+    Info {
+        name,
+        block: 1,
+        bytes: BYTES,
+        activation: Grouping::Dense,
+        scales: Scales::None,
+        summary,
+        fields: const { &layout([Field::new("w", BYTES, Holds::Element, "the weight")]) },
+        kind,
+    }
 }
 
 impl F32 {
-    pub(super) const INFO: Info = info(
+    pub(super) const INFO: Info = info::<4>(
         "F32",
-        4,
         "IEEE single precision; f32 activations",
         Kind::Dense {
             element: Element::F32,
@@ -35,9 +44,8 @@ impl F32 {
 }
 
 impl F16 {
-    pub(super) const INFO: Info = info(
+    pub(super) const INFO: Info = info::<2>(
         "F16",
-        2,
         "IEEE half precision; f32 activations",
         Kind::Dense {
             element: Element::F16,
@@ -48,9 +56,8 @@ impl F16 {
 }
 
 impl BF16 {
-    pub(super) const INFO: Info = info(
+    pub(super) const INFO: Info = info::<2>(
         "BF16",
-        2,
         "bfloat16; f32 activations",
         Kind::Dense {
             element: Element::BF16,

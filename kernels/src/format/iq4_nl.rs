@@ -14,9 +14,10 @@
 //! `(sum e*w*c)^2 / sum e*c^2`, where errors weigh `e = w^2`, or `importance * sqrt(2 mean(w^2) + w^2)`.
 //! Source: ggml `quantize_iq4_nl`.
 
+use super::field::layout;
 use super::q4_0::put_nibbles;
 use super::search::{TINY, largest, squares, sum_squares, weigh};
-use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
+use super::{Codes, Field, Grouping, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, inverse, put_f16};
 
 /// The codec.
@@ -41,6 +42,10 @@ impl IQ4_NL {
         activation: Grouping::Group32,
         scales: Scales::Block,
         summary: "4-bit indices into 16 uneven levels, one f16 scale per 32",
+        fields: &layout([
+            Field::D,
+            Field::codes(16, "4-bit indices of levels, w[i] low, w[i+16] high"),
+        ]),
         kind: Kind::Coded(Codes {
             table: Some(CODEBOOK),
             ..Codes::simple(4, ZERO, ZERO + 113, decode, encode)

@@ -7,6 +7,14 @@
 //! nibbles  byte 32n + l holds four bits of w[64n + l], +32                 at bits 0, 4
 //! ```
 //!
+//! Scales and minima of eight sub-blocks, 6 bits each, in the 12 bytes of Q4_K and Q5_K:
+//!
+//! ```text
+//! byte k      (k < 4)    high 2 bits of scale[k+4] ‖ scale[k]
+//! byte k + 4  (k < 4)    high 2 bits of min[k+4]   ‖ min[k]
+//! byte k + 8  (k < 4)    low 4 bits of min[k+4]    ‖ low 4 bits of scale[k+4]
+//! ```
+//!
 //! Source: ggml `quantize_row_q{2,4,5}_K_ref` and `_impl`, for [`Recipe`].
 
 use super::min_search::MinSearch;
@@ -57,12 +65,6 @@ pub(super) fn put_nibbles(bytes: &mut [u8], value: impl Fn(usize) -> u8) {
 }
 
 /// Reads the eight 6-bit scales and minima of Q4_K and Q5_K.
-///
-/// ```text
-/// byte k      (k < 4)    high 2 bits of scale[k+4] ‖ scale[k]
-/// byte k + 4  (k < 4)    high 2 bits of min[k+4]   ‖ min[k]
-/// byte k + 8  (k < 4)    low 4 bits of min[k+4]    ‖ low 4 bits of scale[k+4]
-/// ```
 pub(super) fn scales_and_mins(bytes: &[u8], out: &mut Plain) {
     for k in 0..4 {
         let (s, m, both) = (bytes[k], bytes[k + 4], bytes[k + 8]);

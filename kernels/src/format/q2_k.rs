@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! byte    0 ........... 15 | 16 ........... 79 | 80 81 | 82 83
-//!         min k ‖ scale k  | pairs (kquant.rs) | d f16 | m f16          k: sub-block of 16 weights
+//!         min k ‖ scale k  | pairs (kquant.rs) | d f16 | dmin f16       k: sub-block of 16 weights
 //!         (4 bits each)
 //!
-//! w[i] = (d * scale[k]) * q[i] - (m * min[k])        q in 0..=3, k = i / 16
+//! w[i] = (d * scale[k]) * q[i] - (dmin * min[k])     q in 0..=3, k = i / 16
 //! ```
 //!
 //! Encoding: each sub-block searches scale and minimum, errors weighed by `|w|` and absolute, 16
@@ -13,9 +13,10 @@
 //! With importances: errors squared, weighed by `importance * sqrt(mean(w^2) + w^2)`.
 //! Source: ggml `quantize_row_q2_K_ref` and `quantize_row_q2_K_impl`.
 
+use super::field::layout;
 use super::kquant::{Recipe, pair, put_pairs};
 use super::min_search::MinSearch;
-use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
+use super::{Codes, Field, Grouping, Holds, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, put_f16};
 
 /// The codec.
@@ -30,6 +31,12 @@ impl Q2_K {
         activation: Grouping::Group256,
         scales: Scales::Block,
         summary: "2-bit codes above a minimum, 4-bit scale and minimum per 16, f16 scales of both per 256",
+        fields: &layout([
+            Field::new("scales", 16, Holds::SubScales, "4-bit scales (low) and minima (high)"),
+            Field::codes(64, "2-bit codes, four to a byte"),
+            Field::D_OF_SCALES,
+            Field::DMIN,
+        ]),
         kind: Kind::Coded(Codes {
             min: true,
             sub_len: Some(16),

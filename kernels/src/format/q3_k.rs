@@ -17,9 +17,10 @@
 //! `importance * sqrt(2 mean(w^2) + w^2)`, and the same search for `d` over the sub-blocks' scales.
 //! Source: ggml `quantize_row_q3_K_ref` and `quantize_row_q3_K_impl`.
 
+use super::field::layout;
 use super::kquant::{pair, put_pairs, recode};
 use super::search::{code, largest, signed, signed_by_steps, sum_squares, weigh};
-use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
+use super::{Codes, Field, Grouping, Holds, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, put_f16};
 
 /// The codec.
@@ -34,6 +35,12 @@ impl Q3_K {
         activation: Grouping::Group256,
         scales: Scales::Block,
         summary: "3-bit codes around zero, 6-bit scale per 16, f16 scale of scales per 256",
+        fields: &layout([
+            Field::new("hmask", 32, Holds::HighBits, "high bit of each code"),
+            Field::codes(64, "low 2 bits of codes + 4, four to a byte"),
+            Field::new("scales", 12, Holds::SubScales, "sixteen 6-bit scales, each + 32"),
+            Field::D_OF_SCALES,
+        ]),
         kind: Kind::Coded(Codes { sub_len: Some(16), ..Codes::simple(3, 4, 7, decode, encode) }),
     };
 }

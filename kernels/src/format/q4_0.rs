@@ -13,8 +13,9 @@
 //! `importance * sqrt(mean(row^2) + w^2)`. Source: ggml `quantize_row_q4_0_ref` and `_impl`
 //! (ggml-quants.c).
 
+use super::field::layout;
 use super::search::{largest, signed, weigh};
-use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
+use super::{Codes, Field, Grouping, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, inverse, put_f16};
 
 /// The codec.
@@ -29,6 +30,7 @@ impl Q4_0 {
         activation: Grouping::Group32,
         scales: Scales::Block,
         summary: "4-bit codes around zero, one f16 scale per 32",
+        fields: &layout([Field::D, Field::codes(16, "4-bit codes + 8, w[i] low, w[i+16] high")]),
         kind: Kind::Coded(Codes::simple(4, 8, 15, decode, encode)),
     };
 }

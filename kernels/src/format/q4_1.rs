@@ -2,20 +2,21 @@
 //!
 //! ```text
 //! byte    0  1 | 2  3 | 4          5          ...  19
-//!         d f16| b f16| w16 ‖ w0   w17 ‖ w1   ...  w31 ‖ w15      (high nibble ‖ low nibble)
+//!         d f16| m f16| w16 ‖ w0   w17 ‖ w1   ...  w31 ‖ w15      (high nibble ‖ low nibble)
 //!
-//! w[i] = d * q[i] + b            q in 0..=15
+//! w[i] = d * q[i] + m            q in 0..=15
 //! ```
 //!
-//! In the normal form the minimum is subtracted, so `m = -b`. Encoding: `b = min`,
+//! In the normal form the minimum is subtracted, so its sign is the other one. Encoding: `m = min`,
 //! `d = (max - min) / 15`, `q = trunc((w - min) / d + 0.5)`. With importances: 37 candidates for scale
 //! and minimum, errors weighed by `importance * sqrt(mean(row^2) + w^2)`. Source: ggml
 //! `quantize_row_q4_1_ref` and `_impl`.
 
+use super::field::layout;
 use super::min_search::MinSearch;
 use super::q4_0::{nibbles, put_nibbles};
 use super::search::weigh;
-use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
+use super::{Codes, Field, Grouping, Holds, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, inverse, put_f16};
 
 /// The codec.
@@ -30,6 +31,11 @@ impl Q4_1 {
         activation: Grouping::Group32,
         scales: Scales::Block,
         summary: "4-bit codes above a minimum, f16 scale and minimum per 32",
+        fields: &layout([
+            Field::D,
+            Field::f16("m", Holds::Lowest, "lowest level"),
+            Field::codes(16, "4-bit codes, w[i] low, w[i+16] high"),
+        ]),
         kind: Kind::Coded(Codes { min: true, ..Codes::simple(4, 0, 15, decode, encode) }),
     };
 }

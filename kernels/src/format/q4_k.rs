@@ -1,11 +1,11 @@
 //! Q4_K: 256 weights in 144 bytes, 4.5 bits per weight.
 //!
 //! ```text
-//! byte    0  1  | 2  3  | 4 ............ 15  | 16 ........... 143
-//!         d f16 | m f16 | 6-bit scales and   | nibbles (kquant.rs)
-//!                         minima (kquant.rs)
+//! byte    0  1  | 2  3     | 4 ............ 15  | 16 ........... 143
+//!         d f16 | dmin f16 | 6-bit scales and   | nibbles (kquant.rs)
+//!                            minima (kquant.rs)
 //!
-//! w[i] = (d * scale[k]) * q[i] - (m * min[k])        q in 0..=15, k = i / 32
+//! w[i] = (d * scale[k]) * q[i] - (dmin * min[k])     q in 0..=15, k = i / 32
 //! ```
 //!
 //! Encoding: each sub-block searches scale and minimum, errors squared and weighed by
@@ -13,9 +13,10 @@
 //! relative to their largest. With importances: weighed by `importance * sqrt(2 mean(w^2) + w^2)`.
 //! Source: ggml `quantize_row_q4_K_ref` and `quantize_row_q4_K_impl`.
 
+use super::field::layout;
 use super::kquant::{Recipe, nibble, put_nibbles, put_scales_and_mins, scales_and_mins};
 use super::min_search::MinSearch;
-use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
+use super::{Codes, Field, Grouping, Holds, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, put_f16};
 
 /// The codec.
@@ -30,6 +31,12 @@ impl Q4_K {
         activation: Grouping::Group256,
         scales: Scales::Block,
         summary: "4-bit codes above a minimum, 6-bit scale and minimum per 32, f16 scales of both per 256",
+        fields: &layout([
+            Field::D_OF_SCALES,
+            Field::DMIN,
+            Field::new("scales", 12, Holds::SubScales, "eight 6-bit scales and minima"),
+            Field::codes(128, "4-bit codes, two to a byte"),
+        ]),
         kind: Kind::Coded(Codes {
             min: true,
             sub_len: Some(32),

@@ -11,8 +11,9 @@
 //! Encoding: as Q4_0, with `d = M / -16`. With importances: 19 candidate scales, errors weighed by
 //! `importance * sqrt(mean(row^2) + w^2)`. Source: ggml `quantize_row_q5_0_ref` and `_impl`.
 
+use super::field::layout;
 use super::q4_0::{around_zero, put_nibbles};
-use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
+use super::{Codes, Field, Grouping, Holds, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, put_f16};
 
 /// The codec.
@@ -27,6 +28,11 @@ impl Q5_0 {
         activation: Grouping::Group32,
         scales: Scales::Block,
         summary: "5-bit codes around zero, one f16 scale per 32",
+        fields: &layout([
+            Field::D,
+            Field::new("qh", 4, Holds::HighBits, "high bit of each code, bit i is w[i]'s"),
+            Field::codes(16, "low 4 bits of codes + 16"),
+        ]),
         kind: Kind::Coded(Codes::simple(5, 16, 31, decode, encode)),
     };
 }

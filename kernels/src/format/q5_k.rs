@@ -1,20 +1,21 @@
 //! Q5_K: 256 weights in 176 bytes, 5.5 bits per weight.
 //!
 //! ```text
-//! byte    0  1  | 2  3  | 4 ............ 15  | 16 .......... 47 | 48 ........... 175
-//!         d f16 | m f16 | 6-bit scales and   | high bits        | low bits, as
-//!                         minima (kquant.rs) | bit k of byte l: | nibbles (kquant.rs)
-//!                                              w[32k + l]
+//! byte    0  1  | 2  3     | 4 ............ 15  | 16 .......... 47 | 48 ........... 175
+//!         d f16 | dmin f16 | 6-bit scales and   | high bits        | low bits, as
+//!                            minima (kquant.rs) | bit k of byte l: | nibbles (kquant.rs)
+//!                                                 w[32k + l]
 //!
-//! w[i] = (d * scale[k]) * q[i] - (m * min[k])        q in 0..=31, k = i / 32
+//! w[i] = (d * scale[k]) * q[i] - (dmin * min[k])     q in 0..=31, k = i / 32
 //! ```
 //!
 //! Encoding: as Q4_K, with 16 candidates from 31 - 0.5 in steps of 0.1.
 //! Source: ggml `quantize_row_q5_K_ref` and `quantize_row_q5_K_impl`.
 
+use super::field::layout;
 use super::kquant::{Recipe, nibble, put_nibbles, put_scales_and_mins, scales_and_mins};
 use super::min_search::MinSearch;
-use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
+use super::{Codes, Field, Grouping, Holds, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, put_f16};
 
 /// The codec.
@@ -29,6 +30,13 @@ impl Q5_K {
         activation: Grouping::Group256,
         scales: Scales::Block,
         summary: "5-bit codes above a minimum, 6-bit scale and minimum per 32, f16 scales of both per 256",
+        fields: &layout([
+            Field::D_OF_SCALES,
+            Field::DMIN,
+            Field::new("scales", 12, Holds::SubScales, "eight 6-bit scales and minima"),
+            Field::new("qh", 32, Holds::HighBits, "high bit of each code"),
+            Field::codes(128, "low 4 bits of codes, two to a byte"),
+        ]),
         kind: Kind::Coded(Codes {
             min: true,
             sub_len: Some(32),

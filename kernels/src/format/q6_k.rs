@@ -13,9 +13,10 @@
 //! the scale of largest magnitude over -128. Where all scales are below 1e-15 the block is all zero bytes.
 //! Source: ggml `quantize_row_q6_K_ref` and `quantize_row_q6_K_impl`.
 
+use super::field::layout;
 use super::kquant::{pair, put_pairs, recode};
 use super::search::{TINY, code, largest, signed, squares};
-use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
+use super::{Codes, Field, Grouping, Holds, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, put_f16};
 
 /// The codec.
@@ -30,6 +31,12 @@ impl Q6_K {
         activation: Grouping::Group256,
         scales: Scales::Block,
         summary: "6-bit codes around zero, 8-bit scale per 16, f16 scale of scales per 256",
+        fields: &layout([
+            Field::new("ql", 128, Holds::Codes, "low 4 bits of codes + 32, two to a byte"),
+            Field::new("qh", 64, Holds::HighBits, "high 2 bits of codes, four to a byte"),
+            Field::new("scales", 16, Holds::SubScales, "sixteen scales, signed bytes"),
+            Field::D_OF_SCALES,
+        ]),
         kind: Kind::Coded(Codes { sub_len: Some(16), ..Codes::simple(6, 32, 63, decode, encode) }),
     };
 }

@@ -10,7 +10,8 @@
 //! Encoding: `d = max|w| / 127`, `q = round(w / d)`, half away from zero.
 //! Source: ggml `quantize_row_q8_0_ref`.
 
-use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
+use super::field::layout;
+use super::{Codes, Field, Grouping, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, inverse, put_f16, round_half_away};
 
 /// The codec.
@@ -25,6 +26,7 @@ impl Q8_0 {
         activation: Grouping::Group32,
         scales: Scales::Block,
         summary: "8-bit codes, one f16 scale per 32",
+        fields: &layout([Field::D, Field::codes(32, "codes, signed bytes")]),
         kind: Kind::Coded(Codes::simple(8, 128, 255, decode, encode)),
     };
 }

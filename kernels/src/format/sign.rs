@@ -15,6 +15,7 @@
 //! otherwise -1, zero of either sign included. The mean is summed in f64, in order, so it has one value
 //! everywhere. Activations are quantised per token, as trained.
 
+use super::field::{Field, layout};
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
 
 /// One scale per matrix.
@@ -26,8 +27,16 @@ const CODES: Codes =
     Codes { outer_scale: mean_magnitude, ..Codes::simple(1, 1, 2, decode, encode) };
 
 const fn info(name: &'static str, scales: Scales, summary: &'static str) -> Info {
-    let kind = Kind::Coded(CODES);
-    Info { name, block: 8, bytes: 1, activation: Grouping::Token, scales, summary, kind }
+    Info {
+        name,
+        block: 8,
+        bytes: 1,
+        activation: Grouping::Token,
+        scales,
+        summary,
+        fields: const { &layout([Field::codes(1, "signs, first weight lowest, set: +1")]) },
+        kind: Kind::Coded(CODES),
+    }
 }
 
 impl PerTensor {

@@ -15,6 +15,7 @@
 //! where `w / alpha` is `w * (1 / alpha)` in f32 as in the published training code. The mean is summed
 //! in f64, in order, so it has one value everywhere. Activations are quantised per token, as trained.
 
+use super::field::{Field, layout};
 use super::sign::mean_magnitude;
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
 
@@ -26,8 +27,16 @@ pub struct PerRow;
 const CODES: Codes = Codes { outer_scale: absmean, ..Codes::simple(2, 1, 3, decode, encode) };
 
 const fn info(name: &'static str, scales: Scales, summary: &'static str) -> Info {
-    let kind = Kind::Coded(CODES);
-    Info { name, block: 4, bytes: 1, activation: Grouping::Token, scales, summary, kind }
+    Info {
+        name,
+        block: 4,
+        bytes: 1,
+        activation: Grouping::Token,
+        scales,
+        summary,
+        fields: const { &layout([Field::codes(1, "2-bit codes + 1, first weight lowest")]) },
+        kind: Kind::Coded(CODES),
+    }
 }
 
 impl PerTensor {

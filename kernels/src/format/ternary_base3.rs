@@ -9,10 +9,14 @@
 //! ```
 //!
 //! The byte is a fraction of 256 in base 3, as in ggml's TQ1_0: digit i is the integer part of
-//! `3 * fraction(byte * 3^i / 256)`. The 13 bytes that no encoder writes decode by the same rule. Rows
-//! start on a byte; the last is padded with zero weights. Encoding is that of TERNARY: absmean (BitNet
-//! b1.58, arXiv 2402.17764).
+//! `3 * fraction(byte * 3^i / 256)`. Rows start on a byte; the last is padded with zero weights.
+//!
+//! The 13 other bytes, which no encoder writes, are not refused: the rule gives each of them the digits of
+//! the byte before it. Packed again they become that byte, with the same weights.
+//!
+//! Encoding is that of TERNARY: absmean (BitNet b1.58, arXiv 2402.17764).
 
+use super::field::{Field, layout};
 use super::ternary::{absmean, ternary};
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales, first_digit};
 
@@ -25,8 +29,16 @@ const CODES: Codes =
     Codes { base3: true, outer_scale: absmean, ..Codes::simple(2, 1, 2, decode, encode) };
 
 const fn info(name: &'static str, scales: Scales, summary: &'static str) -> Info {
-    let kind = Kind::Coded(CODES);
-    Info { name, block: 5, bytes: 1, activation: Grouping::Token, scales, summary, kind }
+    Info {
+        name,
+        block: 5,
+        bytes: 1,
+        activation: Grouping::Token,
+        scales,
+        summary,
+        fields: const { &layout([Field::codes(1, "codes + 1 as five digits in base 3")]) },
+        kind: Kind::Coded(CODES),
+    }
 }
 
 impl PerTensor {

@@ -13,6 +13,7 @@
 //! has the codes that TERNARY gives it alone; `d` is alpha as f16. Our own layout (BitNet b1.58's rule,
 //! arXiv 2402.17764, per group).
 
+use super::field::{Field, layout};
 use super::search::code;
 use super::ternary::absmean;
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
@@ -27,47 +28,52 @@ pub struct G128;
 /// Groups of 256.
 pub struct G256;
 
-const fn info(
+const fn info<const BLOCK: usize>(
     name: &'static str,
-    block: usize,
     activation: Grouping,
     summary: &'static str,
 ) -> Info {
-    let kind = Kind::Coded(Codes::simple(2, 1, 3, decode, encode));
-    Info { name, block, bytes: 2 + block / 4, activation, scales: Scales::Block, summary, kind }
+    Info {
+        name,
+        block: BLOCK,
+        bytes: 2 + BLOCK / 4,
+        activation,
+        scales: Scales::Block,
+        summary,
+        fields: const {
+            &layout([Field::D, Field::codes(BLOCK / 4, "2-bit codes + 1, first weight lowest")])
+        },
+        kind: Kind::Coded(Codes::simple(2, 1, 3, decode, encode)),
+    }
 }
 
 impl G32 {
-    pub(super) const INFO: Info = info(
+    pub(super) const INFO: Info = info::<32>(
         "TERNARY_G32",
-        32,
         Grouping::Group32,
         "ternary by absmean, 2-bit codes, one f16 scale per 32",
     );
 }
 
 impl G64 {
-    pub(super) const INFO: Info = info(
+    pub(super) const INFO: Info = info::<64>(
         "TERNARY_G64",
-        64,
         Grouping::Group64,
         "ternary by absmean, 2-bit codes, one f16 scale per 64",
     );
 }
 
 impl G128 {
-    pub(super) const INFO: Info = info(
+    pub(super) const INFO: Info = info::<128>(
         "TERNARY_G128",
-        128,
         Grouping::Group128,
         "ternary by absmean, 2-bit codes, one f16 scale per 128",
     );
 }
 
 impl G256 {
-    pub(super) const INFO: Info = info(
+    pub(super) const INFO: Info = info::<256>(
         "TERNARY_G256",
-        256,
         Grouping::Group256,
         "ternary by absmean, 2-bit codes, one f16 scale per 256",
     );

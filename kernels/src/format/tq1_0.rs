@@ -12,12 +12,16 @@
 //! w[i] = d * (digit[i] - 1)
 //! ```
 //!
-//! The 13 bytes that no encoder writes decode by the same rule. Encoding: as TQ2_0, `d = max|w|`,
-//! `digit = round(w / d) + 1`, half away from zero; it expects weights that are ternary already.
+//! The 13 other bytes, which no encoder writes, are not refused: the rule gives each of them the digits of
+//! the byte before it, as in ggml. Packed again they become that byte, with the same weights.
+//!
+//! Encoding: as TQ2_0, `d = max|w|`, `digit = round(w / d) + 1`, half away from zero; it expects weights
+//! that are ternary already.
 //! Source: ggml `quantize_row_tq1_0_ref`.
 
+use super::field::layout;
 use super::search::largest;
-use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
+use super::{Codes, Field, Grouping, Holds, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, first_digit, inverse, nearest_trit, put_f16};
 
 /// The codec.
@@ -32,6 +36,11 @@ impl TQ1_0 {
         activation: Grouping::Group256,
         scales: Scales::Block,
         summary: "ternary, five weights per byte in base 3, one f16 scale (the maximum) per 256",
+        fields: &layout([
+            Field::codes(48, "codes + 1 as digits in base 3, five to a byte"),
+            Field::new("qh", 4, Holds::Codes, "the same, four to a byte"),
+            Field::D,
+        ]),
         kind: Kind::Coded(Codes { base3: true, ..Codes::simple(2, 1, 2, decode, encode) }),
     };
 }

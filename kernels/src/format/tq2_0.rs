@@ -12,7 +12,8 @@
 //! ternary already, times a constant per block; applied to others it rounds everything below half
 //! the block's maximum to zero. Source: ggml `quantize_row_tq2_0_ref`.
 
-use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
+use super::field::layout;
+use super::{Codes, Field, Grouping, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, inverse, nearest_trit, put_f16};
 use bitvec::{field::BitField, order::Lsb0, view::BitView};
 
@@ -28,6 +29,7 @@ impl TQ2_0 {
         activation: Grouping::Group256,
         scales: Scales::Block,
         summary: "ternary, 2-bit codes, one f16 scale (the maximum) per 256",
+        fields: &layout([Field::codes(64, "2-bit codes + 1, four to a byte"), Field::D]),
         kind: Kind::Coded(Codes::simple(2, 1, 3, decode, encode)),
     };
 }

@@ -5,6 +5,7 @@ import tritlab as tl
 w = tl.quantize(weights, "Q4_0")           # float32 [rows, cols] -> Matrix
 y = w @ x                                  # the same bits on every CPU and thread count
 tl.formats(), tl.backends(), tl.kernels()  # the table
+tl.explain("Q4_0", block), w.explain(0, 0)  # what a block's bytes mean
 with tl.backend("portable"): ...
 m = tl.Model.load("model.gguf", format="Q8_0")
 tl.perplexity(m, text)
@@ -18,7 +19,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tritlab import _native, errors
-from tritlab._native import Matrix, Model, TritlabError, __version__, backends, formats, kernels
+from tritlab._native import (
+    Explanation,
+    Matrix,
+    Model,
+    TritlabError,
+    __version__,
+    backends,
+    explain,
+    formats,
+    kernels,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +38,7 @@ if TYPE_CHECKING:
     from tritlab.comparison import compare, perplexity
 
 __all__ = [
+    "Explanation",
     "Matrix",
     "Model",
     "TritlabError",
@@ -35,6 +47,7 @@ __all__ = [
     "backends",
     "compare",
     "errors",
+    "explain",
     "formats",
     "kernels",
     "machine",

@@ -16,6 +16,7 @@ from tritlab._types import (
     BackendInfo,
     BenchTimes,
     Evaluation,
+    FieldFacts,
     FormatInfo,
     GgufInfo,
     KernelInfo,
@@ -23,6 +24,7 @@ from tritlab._types import (
     Progress,
     QuantizeReport,
     TensorInfo,
+    TraceSource,
 )
 from tritlab.evaluation import Text
 from tritlab.statistics import Quality
@@ -135,6 +137,50 @@ class Matrix:
         """
     def dequantize(self) -> npt.NDArray[np.float32]:
         """Decoded weights, float32 [rows, cols], a new array."""
+    def explain(self, row: int = 0, block: int = 0) -> Explanation:
+        """Explain block `block` of row `row`: its bytes as fields, and the weights in them."""
+
+@final
+class Explanation:
+    """One block of a format, explained: `print` draws it, a notebook shows it in colours."""
+
+    @property
+    def format(self) -> str:
+        """Name of the format."""
+    @property
+    def bytes(self) -> bytes:
+        """The block's bytes."""
+    @property
+    def formula(self) -> str:
+        """The meaning of all weights, in symbols."""
+    @property
+    def fields(self) -> list[FieldFacts]:
+        """The fields in the order of the bytes, with the numbers they hold."""
+    @property
+    def weights(self) -> npt.NDArray[np.float32]:
+        """Decoded weights, float32 [n], a new array; padding of a row's last block is left out.
+
+        In units of the scale where that lies outside the block and was not given.
+        """
+    def trace(self, i: int) -> Trace:
+        """How weight `i` comes out: the formula with its numbers, and the bits they come from."""
+    def to_html(self) -> str:
+        """The drawing for notebooks: one HTML element that needs nothing from elsewhere."""
+    def _repr_html_(self) -> str: ...
+
+@final
+class Trace:
+    """How one weight comes out of a block's bytes: `print` draws it."""
+
+    @property
+    def weight(self) -> float:
+        """The weight."""
+    @property
+    def steps(self) -> list[str]:
+        """The formula in symbols, with numbers, then evaluated step by step."""
+    @property
+    def sources(self) -> list[TraceSource]:
+        """The numbers in it; bits as (byte, bit), the most significant first."""
 
 @final
 class Model:
@@ -268,6 +314,21 @@ def quantize_gguf(
     `fallback` is the format of tensors whose rows do not fit, "llama.cpp" for the choices of
     llama-quantize; `None` makes them a `FormatError`.
     """
+
+def explain(
+    format: str, block: bytes | bytearray | npt.NDArray[np.uint8], scale: float | None = None
+) -> Explanation:
+    """Explain one block: bytes, or uint8 [nbytes], in the format's layout.
+
+    `scale` is the row or tensor scale of formats that keep it outside; without it their weights are
+    in units of it. `Matrix.explain` takes a block from a matrix. `ShapeError` if this is not one
+    block.
+    """
+
+def explain_gguf(
+    path: str | PathLike[str], tensor: str, row: int = 0, block: int = 0
+) -> Explanation:
+    """Explain a block of a tensor of a GGUF file."""
 
 def inspect_gguf(path: str | PathLike[str]) -> GgufInfo:
     """Read version, metadata and tensor table of a GGUF file, not its weights."""

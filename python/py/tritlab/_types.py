@@ -43,6 +43,25 @@ class KernelInfo(TypedDict):
     available: bool
 
 
+class FieldFacts(TypedDict):
+    """One field of a block's bytes."""
+
+    name: str  # ggml's, where the format is ggml's: "qs"
+    offset: int  # first byte
+    bytes: bytes
+    holds: str  # "element", "scale", "minimum", "lowest", "sub-scales", "codes" or "high bits"
+    about: str
+    values: dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int32]]  # by name: "d", "scale"
+
+
+class TraceSource(TypedDict):
+    """One number of a weight's formula."""
+
+    symbol: str  # "q[5]"
+    value: float
+    bits: list[tuple[int, int]]  # (byte, bit), the most significant first
+
+
 class MachineFacts(TypedDict):
     """The facts about this machine that a result depends on."""
 

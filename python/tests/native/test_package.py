@@ -34,12 +34,15 @@ CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDe
 FUNCTIONS = {node.name: node for node in STUB.body if isinstance(node, ast.FunctionDef)}
 
 
+STUBBED = ["Matrix", "Model", "Explanation", "Trace"]
+
+
 def test_stub_and_module_have_the_same_names():
     assert _public(dir(_native)) == _public(_stub_members(STUB.body))
     assert _native.__version__ == tritlab.__version__
 
 
-@pytest.mark.parametrize("name", ["Matrix", "Model"])
+@pytest.mark.parametrize("name", STUBBED)
 def test_stub_and_class_have_the_same_members(name):
     cls = getattr(_native, name)
     assert _public(vars(cls)) == _public(_stub_members(CLASSES[name].body))
@@ -47,7 +50,7 @@ def test_stub_and_class_have_the_same_members(name):
 
 def test_stub_and_runtime_have_the_same_parameters():
     found = [(_native, node) for node in FUNCTIONS.values()]
-    for name in ("Matrix", "Model"):
+    for name in STUBBED:
         found += [
             (getattr(_native, name), node)
             for node in CLASSES[name].body
@@ -63,7 +66,7 @@ def test_stub_and_runtime_have_the_same_parameters():
 
 def test_stub_and_runtime_have_the_same_documentation():
     pairs = [(_native, node) for node in (*FUNCTIONS.values(), *CLASSES.values())]
-    for name in ("Matrix", "Model"):
+    for name in STUBBED:
         members = (m for m in CLASSES[name].body if isinstance(m, ast.FunctionDef))
         pairs += [(getattr(_native, name), m) for m in members if not m.name.startswith("_")]
     for owner, node in pairs:

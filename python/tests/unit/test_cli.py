@@ -16,7 +16,16 @@ def run(fake, monkeypatch):
     return call
 
 
-COMMANDS = ["compare", "perplexity", "generate", "inspect", "quantize", "bench", "rerun"]
+COMMANDS = [
+    "compare",
+    "perplexity",
+    "generate",
+    "inspect",
+    "explain",
+    "quantize",
+    "bench",
+    "rerun",
+]
 
 
 def test_help_names_the_commands(run):
@@ -103,6 +112,40 @@ def test_inspect(run, model):
     assert "blk.0.attn_q.weight" in got.stdout
     content = json.loads(run("inspect", model, "--json").stdout)
     assert content["metadata"]["general.architecture"] == "llama"
+
+
+def test_explain(run, model, tmp_path):
+    assert run("explain", "Q4_0", "--hex", "01 ff", "--scale", 2).stdout == "drawn 01ff 2.0\n"
+    assert run("explain", "Q4_0", "--hex", "01", "-w", 1).stdout == "w[1] = d · q[1]\n"
+    tensor = ("--file", model, "--tensor", "blk.0.attn_q.weight")
+    assert run("explain", *tensor, "--row", 3, "--block", 1).stdout == "drawn 0301 None\n"
+    assert run("explain", "q4_0", *tensor).exit_code == 0
+    out = tmp_path / "block.html"
+    got = run("explain", "Q4_0", "--hex", "01", "--html", out, "--json")
+    assert json.loads(got.stdout)["bytes"] == "01"
+    assert "<div>drawn</div>" in out.read_text()
+    content = json.loads(run("explain", "Q4_0", "--hex", "01", "-w", 1, "--json").stdout)
+    assert content["steps"] == ["d · q[1]", "0.5"]
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "message"),
+    [
+        ([], 2, "name a format"),
+        (["Q4_0", "--file", "MODEL"], 2, "go together"),
+        (["Q4_0", "--tensor", "x"], 2, "go together"),
+        (["Q4_0", "--row", 1], 2, "are of a tensor"),
+        (["Q4_0", "--scale", 1], 2, "goes with --hex"),
+        (["Q4_0", "--hex", "0g"], 2, "hexadecimal"),
+        (["--file", "MODEL", "--tensor", "x", "--hex", "00"], 2, "not from both"),
+        (["--file", "MODEL", "--tensor", "x"], 1, "`x` is missing"),
+        (["Q8_0", "--file", "MODEL", "--tensor", "blk.0.attn_q.weight"], 1, "is Q4_0, not Q8_0"),
+    ],
+)
+def test_explain_says_what_is_wrong(run, model, args, status, message):
+    got = run("explain", *[model if arg == "MODEL" else arg for arg in args])
+    assert got.exit_code == status
+    assert message in " ".join(got.stderr.replace("│", " ").split())
 
 
 def test_quantize(run, model, tmp_path):
