@@ -10,6 +10,8 @@
 //!
 //! The sums of q per group are exact i32. All divisions and products are single f32 operations.
 
+mod codes;
+
 use crate::error::{Error, Result, check_len};
 use crate::format::Grouping;
 
@@ -60,28 +62,7 @@ impl Acts {
         cols: usize,
         row_kernel: QuantizeRow,
     ) -> Result<Self> {
-        let elements = n.checked_mul(cols).ok_or(Error::TooLarge {
-            format: "activations",
-            rows: n,
-            cols,
-            why: "it does not fit in the address space",
-        })?;
-        check_len("activations", elements, x.len())?;
-        let mut acts = Acts {
-            grouping,
-            n,
-            cols,
-            padded: (cols + 4).next_multiple_of(PADDED),
-            groups: match grouping.len() {
-                Some(len) => cols.div_ceil(len),
-                None => 1,
-            },
-            q: Vec::new(),
-            scale: Vec::new(),
-            sum: Vec::new(),
-            sub_sum: Vec::new(),
-            x: Vec::new(),
-        };
+        let mut acts = Acts::empty(grouping, n, cols, x.len())?;
         if grouping == Grouping::Dense {
             crate::error::check_finite("activations", x)?;
             acts.x = x.to_vec();
@@ -104,11 +85,47 @@ impl Acts {
             (sum, groups),
             |x, q, scale, sum| row_kernel(x, group, floor, q, scale, sum),
         );
-        if grouping == Grouping::Group256 {
-            let sixteen = |q: &[i8; 16]| q.iter().map(|&q| i16::from(q)).sum();
-            acts.sub_sum = acts.q.as_chunks().0.iter().map(sixteen).collect();
-        }
+        acts.sum_sixteens();
         Ok(acts)
+    }
+
+    /// Nothing yet, for `n` vectors that have `len` elements in all.
+    fn empty(grouping: Grouping, n: usize, cols: usize, len: usize) -> Result<Self> {
+        // What is allocated is the padded codes: with no columns, too, some for each vector.
+        let most = isize::MAX as usize / 8;
+        cols.checked_add(PADDED + 4)
+            .and_then(|padded| n.checked_mul(padded))
+            .filter(|bytes| *bytes <= most && cols <= most)
+            .ok_or(Error::TooLarge {
+                format: "activations",
+                rows: n,
+                cols,
+                why: "it does not fit in the address space",
+            })?;
+        check_len("activations", n * cols, len)?;
+        Ok(Acts {
+            grouping,
+            n,
+            cols,
+            padded: (cols + 4).next_multiple_of(PADDED),
+            groups: match grouping.len() {
+                Some(len) => cols.div_ceil(len),
+                None => 1,
+            },
+            q: Vec::new(),
+            scale: Vec::new(),
+            sum: Vec::new(),
+            sub_sum: Vec::new(),
+            x: Vec::new(),
+        })
+    }
+
+    /// Fills the sums of 16 codes, where k-quants read them.
+    fn sum_sixteens(&mut self) {
+        if self.grouping == Grouping::Group256 {
+            let sixteen = |q: &[i8; 16]| q.iter().map(|&q| i16::from(q)).sum();
+            self.sub_sum = self.q.as_chunks().0.iter().map(sixteen).collect();
+        }
     }
 
     /// How they are grouped.

@@ -103,6 +103,100 @@ pub enum Error {
         /// Index of the block in the matrix.
         block: usize,
     },
+    /// Weights that should be ternary and are not.
+    #[error("row {row}, column {col} is {value}, not {expected}")]
+    NotTernary {
+        /// Row of the first such weight.
+        row: usize,
+        /// Its column.
+        col: usize,
+        /// The weight or code, as text (so that errors can be compared).
+        value: String,
+        /// What it could have been.
+        expected: String,
+    },
+    /// Ternary weights that a format or packing cannot hold as they are.
+    #[error("{format} cannot hold these ternary weights exactly: row {row}, column {col}: {why}")]
+    NotExact {
+        /// The format or packing.
+        format: &'static str,
+        /// Row of the first weight that it cannot hold.
+        row: usize,
+        /// Its column.
+        col: usize,
+        /// Why not.
+        why: String,
+    },
+    /// The name of a packing that is not in the table.
+    #[error("unknown packing {name:?}; the known ones are {known}")]
+    UnknownPacking {
+        /// The name that was asked for.
+        name: String,
+        /// All names of the table, comma separated.
+        known: String,
+    },
+    /// A shape that a packing cannot hold.
+    #[error("{packing} cannot hold {rows} x {cols} weights: {why}")]
+    PackingShape {
+        /// The packing.
+        packing: &'static str,
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        cols: usize,
+        /// What it needs.
+        why: &'static str,
+    },
+    /// A scale that is beside the bytes of a packing and was not given, or in them and was.
+    #[error("{packing} {}", if *.needed { "has its scale outside the bytes: give it" } else { "has its scales in its bytes: give none" })]
+    PackingScale {
+        /// The packing.
+        packing: &'static str,
+        /// Whether one should have been given.
+        needed: bool,
+    },
+    /// The name of a projection that is not in the table.
+    #[error("unknown projection {name:?}; the known ones are {known}")]
+    UnknownProjection {
+        /// The name that was asked for.
+        name: String,
+        /// All names, comma separated.
+        known: String,
+    },
+    /// An activation code that kernels do not multiply with.
+    #[error("activation code {index} is {code}; codes are -127 to 127")]
+    CodeRange {
+        /// Index of the first such code.
+        index: usize,
+        /// The code.
+        code: i8,
+    },
+    /// A Q8_K block whose stored sums are not those of its codes.
+    #[error("Q8_K block {block}: sum {sum} is stored as {stored}, its codes sum to {actual}")]
+    BlockSum {
+        /// The block.
+        block: usize,
+        /// Which of its 16 sums.
+        sum: usize,
+        /// What the block says.
+        stored: i16,
+        /// What it is.
+        actual: i16,
+    },
+    /// Bits of a packing that stand for no weight.
+    #[error(
+        "{packing}: byte {byte:#04x} at row {row}, column {col} holds no ternary code; is this another packing?"
+    )]
+    BadCode {
+        /// The packing.
+        packing: &'static str,
+        /// Row of the first such weight.
+        row: usize,
+        /// Its column.
+        col: usize,
+        /// The byte it lies in.
+        byte: u8,
+    },
     /// Activations grouped for another format.
     #[error("{format} reads activations grouped per {expected}, got {got}")]
     Grouping {

@@ -18,6 +18,7 @@
 //! `make docs` writes them.
 
 mod dense;
+mod exact;
 mod field;
 mod iq4_nl;
 mod kquant;
@@ -43,6 +44,8 @@ mod tq2_0;
 pub use field::{Field, Holds};
 
 use crate::error::{Error, Result};
+
+pub(crate) use ternary::{absmean, ternary as nearest_ternary};
 
 /// The largest block of any format, in weights.
 pub const MAX_BLOCK: usize = 256;
@@ -463,34 +466,6 @@ impl Format {
         })
     }
 
-    /// The bytes of one row of a native ternary format (TERNARY, TERNARY_B3 and their row forms) from weights
-    /// -1, 0 and 1: an exact import, with no absmean. `None` for other formats and other weights.
-    pub fn pack_ternary(self, row: &[i8]) -> Option<Vec<u8>> {
-        use Format::{TERNARY, TERNARY_B3, TERNARY_B3_ROW, TERNARY_ROW};
-        if !matches!(self, TERNARY | TERNARY_ROW | TERNARY_B3 | TERNARY_B3_ROW) {
-            return None;
-        }
-        let codes = self.codes()?;
-        let mut out = Vec::with_capacity(row.len().div_ceil(self.info().block));
-        for chunk in row.chunks(self.info().block) {
-            if chunk.iter().any(|q| !(-1..=1).contains(q)) {
-                return None;
-            }
-            let mut x = [0.0; 5];
-            for (x, q) in x.iter_mut().zip(chunk) {
-                *x = f32::from(*q);
-            }
-            let x = &x[..self.info().block];
-            let mut byte = [0];
-            (codes.encode)(
-                &Input { x, importance: None, row_mean_square: 0.0, scale: 1.0 },
-                &mut byte,
-            );
-            out.push(byte[0]);
-        }
-        Some(out)
-    }
-
     /// The codes of a coded format; `None` for a dense one.
     pub fn codes(self) -> Option<&'static Codes> {
         match &self.info().kind {
@@ -524,7 +499,7 @@ fn put_f16(bytes: &mut [u8], at: usize, x: f32) {
 }
 
 /// `1/d`, or 0 where `d` is 0: the reference quantisers' convention for constant blocks.
-fn inverse(d: f32) -> f32 {
+pub(crate) fn inverse(d: f32) -> f32 {
     if d == 0.0 { 0.0 } else { 1.0 / d }
 }
 
@@ -535,7 +510,7 @@ fn round_half_away(x: f32) -> f32 {
 
 /// The nearest of -1, 0 and 1, half away from zero. Where a block's maximum is too small to divide by, `x` is
 /// infinite: the nearest is still one of the three.
-fn nearest_trit(x: f32) -> i8 {
+pub(crate) fn nearest_trit(x: f32) -> i8 {
     (round_half_away(x) as i8).clamp(-1, 1)
 }
 

@@ -1,4 +1,20 @@
 //! A matrix in the form it has on disk: row-major blocks, identical on every machine.
+//!
+//! What becomes of weights and shapes at the edges, in every format:
+//!
+//! - NaN and infinite weights are refused, with the first index ([`Error::NotFinite`]); so are matrix scales.
+//! - A weight or a block scale beyond the format's f16 (or BF16) is refused, with its place
+//!   ([`Error::ScaleOverflow`]).
+//! - Columns that are no whole blocks are padded with zero weights by formats whose scale is outside their
+//!   blocks, and refused by the others ([`Error::Columns`]).
+//! - No rows, or no columns, is a matrix: products have no, or zero, elements.
+//! - A block of zeros decodes to zeros, also where the scale is not 0 (BitNet's absmean is at least 1e-5).
+//! - Weights too small for the format's scale become zeros or, in the ternary formats, at most 1e-5: never NaN,
+//!   never infinite.
+//! - A row whose exact i32 sum could overflow is refused ([`Error::TooLarge`]); only formats with activations
+//!   per token have such a limit, 2^23 columns or less.
+//! - Bytes that no encoder writes (code 3 of ternary formats, the 13 other bytes of base 3) have a meaning,
+//!   which the format's file states; block scales that are not finite are refused when panels are packed.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,7 +1,8 @@
 //! Every error can happen, and happens as the right variant with the right numbers.
 
 use tritlab_kernels::{
-    Acts, Backend, Error, Format, Grouping, Matrix, Panels, backend, matmul, matmul_acts, threads,
+    Acts, Backend, Error, Format, Granularity, Grouping, Matrix, Packing, Panels, Projection,
+    Scales, Ternary, Weights, backend, matmul, matmul_acts, threads,
 };
 
 fn panels(format: Format, rows: usize, cols: usize) -> Panels {
@@ -155,6 +156,279 @@ fn activations_grouped_for_another_format() {
             }
         }
     }
+}
+
+fn ternary(cols: usize, codes: &[i8], scales: &[f32], per: Granularity) -> Ternary {
+    Ternary::new(codes.len() / cols, cols, codes.to_vec(), scales.to_vec(), per).unwrap()
+}
+
+#[test]
+fn weights_that_are_not_ternary() {
+    let mut x = vec![0.25; 128];
+    x[3] = 0.0;
+    x[70] = -0.5;
+    let m = Matrix::quantize(Format::F32, 2, 64, &x).unwrap();
+    let (value, expected) = ("-5e-1".to_owned(), "0 or ±2.5e-1 like those before it".to_owned());
+    assert_eq!(
+        Ternary::from_weights(&m),
+        Err(Error::NotTernary { row: 1, col: 6, value, expected })
+    );
+    let (value, expected) = ("2".to_owned(), "-1, 0 or 1".to_owned());
+    assert_eq!(
+        Ternary::new(2, 2, vec![0, 1, -1, 2], vec![1.0], Granularity::Tensor),
+        Err(Error::NotTernary { row: 1, col: 1, value, expected })
+    );
+    let nan = Ternary::new(1, 1, vec![0], vec![f32::NAN], Granularity::Row);
+    assert!(matches!(nan, Err(Error::NotFinite { what: "ternary scales", .. })), "{nan:?}");
+    let none = Ternary::new(1, 1, vec![0], vec![1.0], Granularity::Group(0));
+    assert!(matches!(none, Err(Error::TooLarge { .. })), "{none:?}");
+}
+
+#[test]
+fn ternary_weights_that_a_format_cannot_hold() {
+    #[track_caller]
+    fn check(format: Format, weights: &Ternary, (row, col): (usize, usize), says: &str) {
+        let error = Matrix::from_ternary(format, weights).unwrap_err();
+        let found = matches!(&error, Error::NotExact { format: f, row: r, col: c, why }
+            if (*f, *r, *c) == (format.name(), row, col) && why.contains(says));
+        assert!(found, "{error:?}");
+    }
+    let mut codes = vec![1; 512];
+    codes[256] = 0;
+    let rows = ternary(256, &codes, &[0.5, 0.7], Granularity::Row);
+    check(Format::TERNARY, &rows, (1, 1), "its scale is 7e-1, that of weights before it 5e-1");
+    check(Format::SIGN_ROW, &rows, (1, 0), "it is 0");
+    check(Format::TQ2_0, &rows, (1, 0), "7e-1 is no F16");
+    check(Format::BF16, &rows, (1, 1), "7e-1 is no BF16");
+    check(Format::Q4_0, &rows, (0, 0), "not ternary");
+    let groups = ternary(256, &[1; 256], &[1.0, 1.0, 2.0, 1.0], Granularity::Group(64));
+    check(Format::TERNARY_G128, &groups, (0, 192), "its scale is 1e0");
+    check(Format::TERNARY_ROW, &groups, (0, 128), "its scale is 2e0");
+    assert!(Matrix::from_ternary(Format::TERNARY_G64, &groups).is_ok());
+    let columns =
+        Matrix::from_ternary(Format::TQ1_0, &ternary(3, &[1; 3], &[1.0], Granularity::Row));
+    assert!(matches!(columns, Err(Error::Columns { cols: 3, .. })), "{columns:?}");
+}
+
+#[test]
+fn packings_that_do_not_fit() {
+    let error = Packing::from_name("I3_S").unwrap_err();
+    let Error::UnknownPacking { name, known } = &error else { panic!("{error:?}") };
+    assert_eq!(name, "I3_S");
+    assert!(Packing::ALL.iter().all(|p| known.contains(p.name())), "{known}");
+    assert_eq!("i2_s_64".parse(), Ok(Packing::I2_S_64));
+
+    for (packing, rows, cols) in [
+        (Packing::I2_S, 3, 64),
+        (Packing::I2_S_64, 3, 32),
+        (Packing::I2_S_ROWS4, 3, 64),
+        (Packing::IQ1_BN, 4, 100),
+        (Packing::IQ2_BN, 4, 100),
+        (Packing::IQ2_BN_R4, 5, 64),
+        (Packing::HF_PACKED, usize::MAX / 4, 64),
+        (Packing::HF_PACKED_DIVIDE, 1, usize::MAX),
+    ] {
+        let refused = |e| {
+            matches!(e, Error::PackingShape { packing: p, rows: r, cols: c, .. }
+            if (p, r, c) == (packing.name(), rows, cols))
+        };
+        assert!(refused(packing.nbytes(rows, cols).unwrap_err()), "{packing}");
+        assert!(refused(packing.unpack(&[], rows, cols, None).unwrap_err()), "{packing}");
+    }
+    for &packing in Packing::ALL {
+        let bytes = vec![0; packing.nbytes(4, 128).unwrap()];
+        let needed = packing.scale_is_outside();
+        let scale = if needed { None } else { Some(1.0) };
+        let error = Error::PackingScale { packing: packing.name(), needed };
+        assert_eq!(packing.unpack(&bytes, 4, 128, scale), Err(error));
+        let scale = if needed { Some(1.0) } else { None };
+        let length = packing.unpack(&bytes[1..], 4, 128, scale);
+        assert!(matches!(length, Err(Error::Length { what: "packed bytes", .. })), "{packing}");
+    }
+    let divide = Packing::HF_PACKED_DIVIDE.unpack(&[0x55], 4, 1, Some(0.0));
+    assert!(matches!(divide, Err(Error::NotFinite { .. })), "{divide:?}");
+    let rows = ternary(128, &[1; 512], &[1.0, 1.0, 3.0, 1.0], Granularity::Row);
+    for packing in [Packing::I2_S, Packing::HF_PACKED] {
+        let error = packing.pack(&rows).unwrap_err();
+        assert!(matches!(error, Error::NotExact { row: 2, col: 0, .. }), "{error:?}");
+    }
+    let fine = ternary(128, &[1; 512], &[1.0, 1.0, 1e-9, 1.0], Granularity::Row);
+    let error = Packing::IQ1_BN.pack(&fine).unwrap_err();
+    assert!(matches!(error, Error::NotExact { row: 2, .. }), "{error:?}");
+}
+
+/// Code 3 of two bits, and the 13 bytes that are no number of five digits.
+#[test]
+fn bits_that_stand_for_no_weight() {
+    let bits = Packing::IQ2_BN.unpack(&[0, 0, 0, 0, 0x55, 0xd5, 0x55], 1, 64, None);
+    assert!(matches!(bits, Err(Error::Length { .. })));
+    let mut bytes = vec![0x55; 20];
+    bytes[..4].fill(0);
+    bytes[5] = 0xd5;
+    let bad = |packing, row, col, byte| Err(Error::BadCode { packing, row, col, byte });
+    assert_eq!(Packing::IQ2_BN.unpack(&bytes, 1, 64, None), bad("IQ2_BN", 0, 49, 0xd5));
+    assert_eq!(
+        Packing::HF_PACKED.unpack(&[0x15, 0x75], 8, 1, Some(1.0)),
+        bad("HF_PACKED", 5, 0, 0x75)
+    );
+
+    let valid: Vec<u8> = (0..243u32).map(|v| (v * 256).div_ceil(243) as u8).collect();
+    let mut refused = 0;
+    for byte in 0..=255 {
+        let mut bytes = vec![128; 15];
+        (bytes[0], bytes[1], bytes[2 + 4]) = (0, 0x3c, byte);
+        let result = Packing::IQ1_BN.unpack(&bytes, 1, 64, None);
+        match valid.iter().position(|v| *v == byte) {
+            Some(v) => {
+                // Byte 4 is the second of the second sixteen: weights 21 to 25.
+                let digits = [v, v / 3, v / 9, v / 27, v / 81].map(|d| (d % 3) as i8 - 1);
+                assert_eq!(result.unwrap().codes()[21..26], digits);
+            }
+            None => {
+                refused += 1;
+                assert_eq!(result, bad("IQ1_BN", 0, 21, byte));
+            }
+        }
+    }
+    assert_eq!(refused, 13);
+}
+
+#[test]
+fn unknown_projection() {
+    let error = Projection::from_name("absmode").unwrap_err();
+    let Error::UnknownProjection { name, known } = &error else { panic!("{error:?}") };
+    assert_eq!(name, "absmode");
+    assert!(Projection::ALL.iter().all(|p| known.contains(p.name())), "{known}");
+}
+
+#[test]
+fn activation_codes_that_cannot_be() {
+    let code = Acts::from_codes(Grouping::Token, 1, 2, &[127, -128], &[1.0]);
+    assert_eq!(code, Err(Error::CodeRange { index: 1, code: -128 }));
+    let mut block = Acts::quantize_q8_k(&[1.0; 256], 1, 256).unwrap().to_q8_k().unwrap();
+    block[260 + 2 * 15..].fill(0);
+    let sum = Error::BlockSum { block: 0, sum: 15, stored: 0, actual: -127 * 16 };
+    assert_eq!(Acts::from_q8_k(&block, 1, 256), Err(sum));
+}
+
+// ---- weights at the edges, in every format: what `matrix.rs` says about them ----
+
+#[test]
+fn rows_and_columns_of_no_weights() {
+    for &format in Format::ALL {
+        for (rows, cols) in [(0, 0), (0, 256), (3, 0)] {
+            let m = Matrix::quantize(format, rows, cols, &[]).unwrap();
+            assert_eq!(m.dequantize(), [], "{format} {rows} x {cols}");
+            let panels = Panels::pack(&m).unwrap();
+            assert_eq!(panels.dequantize(), []);
+            for n in [0, 1, 3] {
+                let mut y = vec![1.0; n * rows];
+                matmul(&panels, &vec![1.0; n * cols], n, &mut y).unwrap();
+                assert_eq!(y, vec![0.0; n * rows], "{format} {rows} x {cols} x {n}");
+            }
+        }
+    }
+}
+
+/// Columns that are no whole blocks: padded by formats with their scale outside, refused by the others.
+#[test]
+fn columns_that_are_no_whole_blocks() {
+    for &format in Format::ALL {
+        let info = format.info();
+        if info.block == 1 {
+            continue;
+        }
+        let cols = info.block + 1;
+        let result = Matrix::quantize(format, 2, cols, &vec![0.5; 2 * cols]);
+        match info.scales {
+            Scales::Tensor | Scales::Row => {
+                let m = result.unwrap();
+                assert!(m.dequantize().iter().all(|w| *w == 0.5), "{format}");
+                assert_eq!(m.dequantize().len(), 2 * cols);
+            }
+            _ => assert_eq!(
+                result,
+                Err(Error::Columns { format: info.name, block: info.block, cols })
+            ),
+        }
+    }
+}
+
+#[test]
+fn infinite_weights_of_either_sign() {
+    for &format in Format::ALL {
+        for value in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN] {
+            for index in [0, 255, 511] {
+                let mut x = vec![1.0; 512];
+                x[index] = value;
+                let result = Matrix::quantize(format, 2, 256, &x);
+                let at = matches!(&result, Err(Error::NotFinite { what: "weights", index: i, .. }) if *i == index);
+                assert!(at, "{format}: {result:?}");
+            }
+        }
+    }
+}
+
+/// Zeros of both signs: decoded as zeros by every format that has a zero (or a minimum), and by the sign
+/// formats, whose scale is then 0.
+#[test]
+fn blocks_of_zeros() {
+    for &format in Format::ALL {
+        for zero in [0.0, -0.0] {
+            let m = Matrix::quantize(format, 2, 256, &[zero; 512]).unwrap();
+            assert!(m.dequantize().iter().all(|w| *w == 0.0), "{format}");
+            let mut y = [1.0; 2];
+            matmul(&Panels::pack(&m).unwrap(), &[1.0; 256], 1, &mut y).unwrap();
+            assert_eq!(y, [0.0; 2], "{format}");
+        }
+        // A block of zeros beside one that is not.
+        let mut x = vec![0.0; 512];
+        x[..256].fill(0.75);
+        let w = Matrix::quantize(format, 1, 512, &x).unwrap().dequantize();
+        let beside = w[256..].iter().all(|w| w.is_finite() && w.abs() <= 0.75);
+        assert!(beside && w[0] > 0.0, "{format}");
+    }
+}
+
+/// Weights below the normal numbers of f16 and of f32: finite, of no larger magnitude than the format's step,
+/// and products are finite.
+#[test]
+fn weights_that_are_almost_zero() {
+    for &format in Format::ALL {
+        for w in [1e-7, 1e-8, 1e-20, f32::MIN_POSITIVE, f32::from_bits(3), f32::from_bits(1)] {
+            let x: Vec<f32> = (0..512).map(|i| if i % 3 == 0 { -w } else { w }).collect();
+            let m = Matrix::quantize(format, 2, 256, &x).unwrap();
+            // BitNet's smallest scale is 1e-5; f16's smallest number is 6e-8, times the largest code.
+            let limit = 2e-5f32.max(2.0 * w);
+            assert!(m.dequantize().iter().all(|v| v.abs() <= limit), "{format} {w:e}");
+            let mut y = [f32::NAN; 2];
+            matmul(&Panels::pack(&m).unwrap(), &[1.0; 256], 1, &mut y).unwrap();
+            assert!(y.iter().all(|y| y.is_finite()), "{format} {w:e}");
+        }
+    }
+}
+
+/// The longest rows whose integer sums cannot overflow, and one more column.
+#[test]
+fn rows_at_the_limit_of_exact_sums() {
+    let mut limited = 0;
+    for &format in Format::ALL {
+        let info = format.info();
+        let whole = |cols: usize| cols / info.block * info.block;
+        let Some(codes) = format.codes().filter(|_| info.activation == Grouping::Token) else {
+            // Groups of 256 at most: any row.
+            assert!(Matrix::new(format, 0, whole(1 << 30), vec![], vec![]).is_ok(), "{format}");
+            continue;
+        };
+        limited += 1;
+        let times = if codes.base3 { 256 } else { 2 };
+        let limit = i32::MAX as usize / (127 * codes.max.max(codes.zero) as usize * times);
+        let scales = if info.scales == Scales::Tensor { vec![1.0] } else { vec![] };
+        assert!(Matrix::new(format, 0, limit, vec![], scales.clone()).is_ok(), "{format}");
+        let more = Matrix::new(format, 0, limit + 1, vec![], scales);
+        assert!(matches!(&more, Err(Error::TooLarge { .. })), "{format}: {more:?}");
+    }
+    assert!(limited >= 6);
 }
 
 #[test]

@@ -303,13 +303,15 @@ pub enum Error {
     },
     /// A tensor type that no kernel reads.
     #[error(
-        "the tensor `{tensor}` has the type {found}, which no kernel reads yet; readable are {known}"
+        "the tensor `{tensor}` has the type {found}{note}, which no kernel reads yet; readable are {known}"
     )]
     UnsupportedTensorType {
         /// The tensor.
         tensor: String,
         /// Its type.
         found: &'static str,
+        /// What else there is to say about the type; may be empty.
+        note: &'static str,
         /// The readable types, comma-separated.
         known: String,
     },

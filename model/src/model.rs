@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use tritlab_kernels::{Format, Matrix, Panels, Weights, threads};
+use tritlab_kernels::{Format, Matrix, Packing, Panels, Weights, threads};
 
 use crate::config::Config;
 use crate::decoder::{Decoder, Layer};
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::eval::Runs;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::linear::Linear;
-use crate::source::{gather, halves, matrix, one_scale_ternary, vector};
+use crate::source::{exact_ternary, gather, halves, matrix, one_scale_ternary, vector};
 use crate::tokenizer::Tokenizer;
 
 /// What a tensor is for.
@@ -74,6 +74,9 @@ pub struct Options {
     /// Format of the embedding and the output head; `None` keeps the file's own types, whatever `format`
     /// is: the two are usually a model's most sensitive matrices, and are not what it is about.
     pub head: Option<Format>,
+    /// The order of the codes of I2_S tensors: I2_S (the default), I2_S_64 or I2_S_ROWS4. A file does not
+    /// tell, and a wrong one gives a model that talks nonsense.
+    pub i2_s: Packing,
 }
 
 /// Called with (tensors done, tensors in all, name of the next); `false` cancels the load.
@@ -299,7 +302,7 @@ impl<'a> Loader<'a, '_> {
         let weight = format!("{name}.weight");
         self.step(&weight)?;
         let info = self.find(&weight, rows, cols)?;
-        let m = matrix(self.gguf, info)?;
+        let m = matrix(self.gguf, info, self.options.i2_s)?;
         let order = || halves(rows, self.config.head_dim, self.config.rope.dims);
         let reorder =
             self.config.interleaved && (name.ends_with("attn_q") || name.ends_with("attn_k"));
@@ -331,7 +334,7 @@ impl<'a> Loader<'a, '_> {
         self.step(&weight)?;
         let total = rows.iter().sum();
         let info = self.find(&weight, total, cols)?;
-        let m = matrix(self.gguf, info)?;
+        let m = matrix(self.gguf, info, self.options.i2_s)?;
         let bias = self.bias(name, total)?;
         let mut parts = Vec::with_capacity(M);
         let mut first = 0;
@@ -384,6 +387,7 @@ impl<'a> Loader<'a, '_> {
 }
 
 /// What a change of format cost: sums of squares over the weights.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cost {
     /// Of the differences.
     pub error: f64,
@@ -398,13 +402,17 @@ impl Cost {
     }
 }
 
-/// `m` in another format, and what that cost.
+/// `m` in another format, and what that cost. Weights that are ternary stay as they are in another ternary
+/// format that can hold them: absmean would shrink their scale.
 pub(crate) fn requantize(
     name: &str,
     m: &Matrix<'_>,
     format: Format,
 ) -> Result<(Matrix<'static>, Cost)> {
     let blame = |source| Error::Tensor { tensor: name.to_owned(), source };
+    if let Some(same) = exact_ternary(format, m) {
+        return Ok((same, Cost::default()));
+    }
     let cols = m.cols().max(1);
     let decode = |m: &Matrix<'_>| {
         let mut w = vec![0.0; m.rows() * m.cols()];

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tritlab_kernels::{Format, Matrix, Weights};
+use tritlab_kernels::{Format, Matrix, Packing, Weights};
 
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo, TensorType, Writer};
@@ -18,12 +18,14 @@ pub struct Recipe {
     pub head: Option<Format>,
     /// What happens to a tensor whose rows the format cannot hold.
     pub fallback: Fallback,
+    /// The order of the source's I2_S codes, if it has any.
+    pub i2_s: Packing,
 }
 
 impl Recipe {
     /// Linear layers in `format`, everything else as it is, and no replacement for a row that does not fit.
     pub fn new(format: Format) -> Self {
-        Recipe { format, head: None, fallback: Fallback::Refuse }
+        Recipe { format, head: None, fallback: Fallback::Refuse, i2_s: Packing::default() }
     }
 }
 
@@ -108,7 +110,7 @@ pub fn quantize_gguf(
     progress: &mut dyn FnMut(usize, usize, &str) -> bool,
 ) -> Result<Summary> {
     let destination = destination.as_ref();
-    let Recipe { format, head, fallback } = *recipe;
+    let Recipe { format, head, fallback, i2_s } = *recipe;
     let to = if let Fallback::To(other) = fallback { Some(other) } else { None };
     for format in [Some(format), head, to].into_iter().flatten() {
         storable(format)?;
@@ -164,7 +166,7 @@ pub fn quantize_gguf(
         debug_assert_eq!(info.name(), out_info.name(), "one order");
         match plan[at] {
             Some(format) => {
-                let m: Matrix<'_> = matrix(&gguf, info)?;
+                let m: Matrix<'_> = matrix(&gguf, info, i2_s)?;
                 debug_assert_eq!(m.rows() as u64, info.rows(), "a matrix of the whole tensor");
                 let (q, cost) = requantize(info.name(), &m, format)?;
                 error += cost.error;

@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 
-use tritlab_kernels::format::Plain;
-use tritlab_kernels::{Format, Matrix, Scales, Weights};
+use tritlab_kernels::{Format, Granularity, Matrix, Packing, Scales, Ternary, Weights};
 
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo, TensorType};
@@ -25,19 +24,66 @@ pub(crate) fn storable_types() -> String {
     types.join(", ")
 }
 
-/// A tensor as a matrix over the file's own bytes.
+/// The packing of a tensor type whose weights are ternary and in another project's layout; `i2_s` is the
+/// order of I2_S codes, which a file does not tell.
+pub fn packing_of(ty: TensorType, i2_s: Packing) -> Option<Packing> {
+    match ty {
+        TensorType::I2_S => Some(i2_s),
+        TensorType::IQ1_BN => Some(Packing::IQ1_BN),
+        TensorType::IQ2_BN => Some(Packing::IQ2_BN),
+        TensorType::IQ2_BN_R4 => Some(Packing::IQ2_BN_R4),
+        _ => None,
+    }
+}
+
+/// The order of I2_S codes with this name.
 ///
 /// # Errors
-/// A type that no kernel reads; a row that is too long for exact sums.
-pub fn matrix<'a>(gguf: &'a Gguf, info: &TensorInfo) -> Result<Matrix<'a>> {
-    let format = format_of(info.tensor_type()).ok_or_else(|| Error::UnsupportedTensorType {
+/// A name that is none of I2_S, I2_S_64 and I2_S_ROWS4.
+pub fn i2_s_order(name: &str) -> Result<Packing> {
+    const ORDERS: [Packing; 3] = [Packing::I2_S, Packing::I2_S_64, Packing::I2_S_ROWS4];
+    ORDERS.into_iter().find(|p| p.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
+        let known = ORDERS.map(Packing::name).join(", ");
+        tritlab_kernels::Error::UnknownPacking { name: name.to_owned(), known }.into()
+    })
+}
+
+/// A tensor as a matrix over the file's own bytes. The types of [`packing_of`], which no kernel reads as they
+/// are, become TERNARY or, with a scale per row, TERNARY_ROW (base 3: TERNARY_B3_ROW): the same weights.
+///
+/// # Errors
+/// A type that no kernel reads; a row that is too long for exact sums; codes that stand for nothing.
+pub fn matrix<'a>(gguf: &'a Gguf, info: &TensorInfo, i2_s: Packing) -> Result<Matrix<'a>> {
+    let ty = info.tensor_type();
+    let (rows, cols) = (info.rows() as usize, info.cols() as usize);
+    let blame = |source| Error::Tensor { tensor: info.name().to_owned(), source };
+    if let Some(packing) = packing_of(ty, i2_s) {
+        let format = match packing.granularity() {
+            _ if packing == Packing::IQ1_BN => Format::TERNARY_B3_ROW,
+            Granularity::Row => Format::TERNARY_ROW,
+            _ => Format::TERNARY,
+        };
+        let unpacked = packing.unpack(gguf.data(info), rows, cols, None);
+        return unpacked.and_then(|t| Matrix::from_ternary(format, &t)).map_err(blame);
+    }
+    let format = format_of(ty).ok_or_else(|| Error::UnsupportedTensorType {
         tensor: info.name().to_owned(),
-        found: info.tensor_type().name(),
+        found: ty.name(),
+        note: note(ty),
         known: storable_types(),
     })?;
-    let (rows, cols) = (info.rows() as usize, info.cols() as usize);
-    Matrix::new(format, rows, cols, Cow::Borrowed(gguf.data(info)), Vec::new())
-        .map_err(|source| Error::Tensor { tensor: info.name().to_owned(), source })
+    Matrix::new(format, rows, cols, Cow::Borrowed(gguf.data(info)), Vec::new()).map_err(blame)
+}
+
+/// What else there is to say about a type that no kernel reads.
+pub(crate) fn note(ty: TensorType) -> &'static str {
+    match ty {
+        TensorType::MXFP4 => {
+            " (number 39, which is MXFP4 in ggml and TL2 in bitnet.cpp; neither is supported: \
+             convert the original model to I2_S, TQ1_0 or TQ2_0)"
+        }
+        _ => "",
+    }
 }
 
 /// A vector (a norm, a bias, RoPE factors) as f32.
@@ -45,7 +91,7 @@ pub fn matrix<'a>(gguf: &'a Gguf, info: &TensorInfo) -> Result<Matrix<'a>> {
 /// # Errors
 /// As [`matrix`]; numbers that are not finite.
 pub fn vector(gguf: &Gguf, info: &TensorInfo) -> Result<Vec<f32>> {
-    let x = matrix(gguf, info)?.dequantize();
+    let x = matrix(gguf, info, Packing::I2_S)?.dequantize();
     match x.iter().position(|v| !v.is_finite()) {
         None => Ok(x),
         Some(i) => Err(Error::BadTensor {
@@ -97,24 +143,14 @@ pub fn one_scale_ternary(m: &Matrix<'_>) -> Option<Matrix<'static>> {
         Format::TQ1_0 => Format::TERNARY_B3,
         _ => return None,
     };
-    let mut plain = Plain::new();
-    let mut scale = None;
-    let mut row = Vec::with_capacity(m.cols());
-    let mut bytes = Vec::with_capacity(m.rows() * format.row_bytes(m.cols()).ok()?);
-    for r in 0..m.rows() {
-        row.clear();
-        for b in 0..m.cols() / 256 {
-            m.block(r, b, &mut plain);
-            let zero = plain.q.iter().all(|&q| q == 0);
-            if plain.q.iter().any(|&q| q > 1) || !(plain.d.is_finite() && plain.d >= 0.0) {
-                return None;
-            }
-            if !zero && *scale.get_or_insert(plain.d) != plain.d {
-                return None;
-            }
-            row.extend(plain.q.map(|q| q as i8));
-        }
-        bytes.extend(format.pack_ternary(&row)?);
+    exact_ternary(format, m)
+}
+
+/// Weights that are ternary already in a ternary format, exactly; `None` for others and where that format
+/// cannot hold them.
+pub fn exact_ternary(format: Format, m: &Matrix<'_>) -> Option<Matrix<'static>> {
+    if !format.is_ternary() {
+        return None;
     }
-    Matrix::new(format, m.rows(), m.cols(), bytes, vec![scale.unwrap_or(0.0)]).ok()
+    Matrix::from_ternary(format, &Ternary::from_weights(m).ok()?).ok()
 }

@@ -159,7 +159,7 @@ fn the_table_of_types() {
         assert_eq!(TensorType::from_id(id), None);
     }
     // Shapes with a known size: type, dimensions, bytes.
-    let sizes: [(TensorType, &[u64], u64); 8] = [
+    let sizes: [(TensorType, &[u64], u64); 9] = [
         (TensorType::F32, &[], 4),                         // a scalar
         (TensorType::F16, &[3, 5], 30),                    // two bytes each
         (TensorType::Q4_0, &[64, 3], 2 * 18 * 3),          // two blocks of 18 per row
@@ -167,6 +167,7 @@ fn the_table_of_types() {
         (TensorType::I2_S, &[128, 4], 128 + 32), // a quarter byte each, then scale and padding
         (TensorType::IQ1_BN, &[128, 2], 2 * (2 + 2 * 13)), // a row scale, two blocks
         (TensorType::IQ2_BN, &[64, 2], 2 * (4 + 16)), // a row scale, one block
+        (TensorType::IQ2_BN_R4, &[64, 4], 4 * (4 + 16)), // four rows together
         (TensorType::NVFP4, &[64, 1, 1, 2], 72), // four dimensions
     ];
     let mut writer = Writer::new();

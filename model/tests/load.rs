@@ -324,7 +324,7 @@ fn a_format_that_does_not_fit_names_the_tensor() {
         }
         e => panic!("{e}"),
     }
-    let options = Options { format: None, head: Some(Format::TQ2_0) };
+    let options = Options { head: Some(Format::TQ2_0), ..Options::default() };
     match error(Model::load(path("llama"), options, &mut |_, _, _| true)) {
         Error::Tensor { tensor, .. } => assert_eq!(tensor, "token_embd.weight"),
         e => panic!("{e}"),

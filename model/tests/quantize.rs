@@ -90,7 +90,7 @@ fn the_head_has_a_format_of_its_own() {
     let recipe = Recipe { head, ..Recipe::new(Format::Q4_0) };
     quantize_gguf(path("llama"), &to, &recipe, &mut |_, _, _| true).unwrap();
     compare(&path("llama"), &to, Format::Q4_0, head);
-    let options = Options { format: Some(Format::Q4_0), head };
+    let options = Options { format: Some(Format::Q4_0), head, ..Options::default() };
     let direct = Model::load(path("llama"), options, &mut |_, _, _| true).unwrap();
     let ids = expected("llama").ids;
     assert_bits("head", &load(&to).unwrap().logits(&ids).unwrap(), &direct.logits(&ids).unwrap());

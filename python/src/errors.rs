@@ -48,9 +48,17 @@ impl IntoPy for KernelError {
 fn kernel_class(error: &KernelError, text: String) -> PyErr {
     use KernelError as E;
     match error {
-        E::UnknownFormat { .. } | E::NotFinite { .. } | E::ScaleOverflow { .. } => {
-            FormatError::new_err(text)
-        }
+        E::UnknownFormat { .. }
+        | E::UnknownPacking { .. }
+        | E::UnknownProjection { .. }
+        | E::CodeRange { .. }
+        | E::BlockSum { .. }
+        | E::NotFinite { .. }
+        | E::ScaleOverflow { .. }
+        | E::NotTernary { .. }
+        | E::NotExact { .. }
+        | E::PackingScale { .. }
+        | E::BadCode { .. } => FormatError::new_err(text),
         E::UnknownBackend { .. }
         | E::BackendUnavailable { .. }
         | E::SelfCheck { .. }
@@ -58,6 +66,7 @@ fn kernel_class(error: &KernelError, text: String) -> PyErr {
         E::Length { .. }
         | E::Columns { .. }
         | E::TooLarge { .. }
+        | E::PackingShape { .. }
         | E::OutOfRange { .. }
         | E::Grouping { .. } => ShapeError::new_err(text),
         _ => TritlabError::new_err(text),

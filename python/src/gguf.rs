@@ -7,6 +7,7 @@ use pyo3::types::{PyDict, PyTuple};
 use tritlab_kernels::Format;
 use tritlab_model::gguf::{Gguf, Value};
 use tritlab_model::quantize::{self, Fallback, Recipe};
+use tritlab_model::source::i2_s_order;
 
 use crate::callback::Progress;
 use crate::errors::OrRaise;
@@ -37,8 +38,10 @@ struct TypeShare {
 /// `head` is the format of the embedding and the output head; `None` leaves them as they are.
 /// `fallback` is the format of tensors whose rows do not fit, "llama.cpp" for the choices of
 /// llama-quantize; `None` makes them a `FormatError`.
+/// `i2_s` is the order of the source's I2_S codes, as in `Model.load`.
 #[pyfunction]
-#[pyo3(signature = (src, dst, format, *, head=None, fallback=None, progress=None))]
+#[pyo3(signature = (src, dst, format, *, head=None, fallback=None, i2_s="I2_S", progress=None))]
+#[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
 pub(crate) fn quantize_gguf(
     py: Python<'_>,
     src: PathBuf,
@@ -46,6 +49,7 @@ pub(crate) fn quantize_gguf(
     format: &str,
     head: Option<&str>,
     fallback: Option<&str>,
+    i2_s: &str,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<QuantizeReport> {
     let format = Format::from_name(format).or_raise()?;
@@ -55,7 +59,8 @@ pub(crate) fn quantize_gguf(
         Some(name) if name.eq_ignore_ascii_case("llama.cpp") => Fallback::LlamaCpp,
         Some(name) => Fallback::To(Format::from_name(name).or_raise()?),
     };
-    let recipe = Recipe { format, head, fallback };
+    let i2_s = i2_s_order(i2_s).or_raise()?;
+    let recipe = Recipe { format, head, fallback, i2_s };
     let mut progress = Progress::new(progress);
     let result = py.detach(|| {
         quantize::quantize_gguf(&src, &dst, &recipe, &mut |done, total, name| {

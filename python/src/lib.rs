@@ -7,6 +7,7 @@
 
 #![deny(unsafe_code)]
 
+mod activations;
 mod arrays;
 mod callback;
 mod errors;
@@ -16,12 +17,15 @@ mod machine;
 mod matrix;
 mod model;
 mod table;
+mod ternary;
 
 use pyo3::prelude::*;
 
 /// Native half of `tritlab`. Import the names from `tritlab`, not from here.
 #[pymodule(gil_used = false)]
 mod _native {
+    #[pymodule_export]
+    use super::activations::{Activations, quantize_activations};
     #[pymodule_export]
     use super::errors::{
         BackendError, EvaluationError, FormatError, GgufError, ModelError, ShapeError,
@@ -41,6 +45,9 @@ mod _native {
     use super::table::{
         backends, current_backend, formats, get_threads, kernels, set_backend, set_threads,
     };
+
+    #[pymodule_export]
+    use super::ternary::{Ternary, packings, project};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "Python's name")]

@@ -6,11 +6,13 @@ use numpy::ndarray::ArrayView1;
 use numpy::{Element, PyArray1, PyArray2, PyArrayMethods};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
-use tritlab_kernels::{self as kernels, Format, Panels, Weights, op};
+use tritlab_kernels::{self as kernels, Acts, Format, Granularity, Packing, Panels, Weights, op};
 
+use crate::activations::Activations;
 use crate::arrays::{self, Borrowed};
 use crate::errors::{OrRaise, ShapeError};
 use crate::explain::Explanation;
+use crate::ternary::Ternary;
 
 /// A quantised weight matrix, row-major. Immutable.
 #[pyclass(frozen, module = "tritlab")]
@@ -20,7 +22,22 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
-    fn new(matrix: kernels::Matrix<'static>) -> Self {
+    /// The product with activations that are quantised already, [rows, n].
+    fn times<'py>(&self, py: Python<'py>, acts: &Acts) -> PyResult<Bound<'py, PyAny>> {
+        let (rows, n) = (self.matrix.rows(), acts.n());
+        let mut y = answer(rows, n)?;
+        let y = py
+            .detach(|| {
+                y.resize(rows * n, 0.0);
+                op::matmul_acts(self.panels()?, acts, &mut y)?;
+                Ok(transpose(&y, n, rows))
+            })
+            .map_err(|e: kernels::Error| e)
+            .or_raise()?;
+        Ok(arrays::matrix(py, y, rows, n)?.into_any())
+    }
+
+    pub(crate) fn new(matrix: kernels::Matrix<'static>) -> Self {
         Self { matrix, panels: OnceLock::new() }
     }
 
@@ -39,20 +56,41 @@ impl Matrix {
 #[pymethods]
 impl Matrix {
     /// Quantise `weights`, float32 [rows, cols]. `FormatError` on NaN or infinity.
+    ///
+    /// `importance`, float32 [cols] and 0 or more, is how much an error in each column counts;
+    /// formats that search for their scales use it, the others have no choice to make.
     #[staticmethod]
-    fn quantize(py: Python<'_>, weights: &Bound<'_, PyAny>, format: &str) -> PyResult<Self> {
+    #[pyo3(signature = (weights, format, *, importance=None))]
+    fn quantize(
+        py: Python<'_>,
+        weights: &Bound<'_, PyAny>,
+        format: &str,
+        importance: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
         let format = Format::from_name(format).or_raise()?;
         let weights = Borrowed::<f32>::new(weights, "weights, float32 [rows, cols]")?;
         let [rows, cols] = weights.dims()?;
         let weights = weights.slice()?;
-        py.detach(|| kernels::Matrix::quantize(format, rows, cols, weights))
+        let importance = importance
+            .map(|w| Borrowed::<f32>::new(w, "importance, float32 [cols]"))
+            .transpose()?;
+        let importance = match &importance {
+            None => None,
+            Some(w) => {
+                let [_] = w.dims()?;
+                Some(w.slice()?)
+            }
+        };
+        py.detach(|| kernels::Matrix::quantize_weighted(format, rows, cols, weights, importance))
             .or_raise()
             .map(Self::new)
     }
 
     /// Take packed blocks as they lie in a file: uint8 [nbytes], copied once.
     ///
-    /// `scales` is float32 [1] or [rows] for formats with a scale per tensor or row.
+    /// `scales` is float32 [1] or [rows] for formats with a scale per tensor or row. `format` may
+    /// also be one of `packings()`: the matrix is then TERNARY or TERNARY_ROW, the same weights,
+    /// and `scales` float32 [1] where the packing has its scale outside.
     #[staticmethod]
     #[pyo3(signature = (data, format, shape, scales=None))]
     fn from_bytes(
@@ -61,7 +99,6 @@ impl Matrix {
         shape: (usize, usize),
         scales: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let format = Format::from_name(format).or_raise()?;
         let data = Borrowed::<u8>::new(data, "data, uint8 [nbytes]")?;
         let [_] = data.dims()?;
         let scales = match scales {
@@ -72,8 +109,46 @@ impl Matrix {
                 scales.slice()?.to_vec()
             }
         };
+        let (rows, cols) = shape;
+        if let Ok(packing) = Packing::from_name(format) {
+            let scale = match *scales {
+                [] => None,
+                [scale] => Some(scale),
+                _ => {
+                    let found = scales.len();
+                    return Err(ShapeError::new_err(format!(
+                        "{packing} has one scale at most, and {found} were given"
+                    )));
+                }
+            };
+            let unpacked = packing.unpack(data.slice()?, rows, cols, scale);
+            let format = match packing.granularity() {
+                Granularity::Tensor => Format::TERNARY,
+                _ => Format::TERNARY_ROW,
+            };
+            return unpacked
+                .and_then(|t| kernels::Matrix::from_ternary(format, &t))
+                .or_raise()
+                .map(Self::new);
+        }
+        let format = Format::from_name(format).or_raise()?;
         let bytes = data.slice()?.to_vec();
-        kernels::Matrix::new(format, shape.0, shape.1, bytes, scales).or_raise().map(Self::new)
+        kernels::Matrix::new(format, rows, cols, bytes, scales).or_raise().map(Self::new)
+    }
+
+    /// Codes and scales, if the weights are ternary, whatever the format; otherwise `FormatError`
+    /// with the first weight that is not.
+    fn ternary(&self, py: Python<'_>) -> PyResult<Ternary> {
+        py.detach(|| kernels::Ternary::from_weights(&self.matrix)).or_raise().map(Ternary::new)
+    }
+
+    /// Ternary weights in another project's layout; short for `ternary().pack(packing)`.
+    fn pack<'py>(
+        &self,
+        py: Python<'py>,
+        packing: &str,
+    ) -> PyResult<(Bound<'py, PyArray1<u8>>, Option<f32>)> {
+        self.ternary(py)?.pack(py, packing)
     }
 
     /// (rows, cols).
@@ -112,7 +187,8 @@ impl Matrix {
         view(slf, slf.get().matrix.scales())
     }
 
-    /// Multiply by x, float32 [cols] or [cols, n]; gives float32 [rows] or [rows, n].
+    /// Multiply by x, float32 [cols] or [cols, n]; gives float32 [rows] or [rows, n]. Or by
+    /// `Activations`, grouped as the format wants them; gives float32 [rows, n].
     ///
     /// The first product packs the matrix into the layout that kernels read, and keeps that.
     ///
@@ -123,6 +199,9 @@ impl Matrix {
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        if let Ok(acts) = x.cast::<Activations>() {
+            return self.times(py, &acts.get().acts);
+        }
         let x = Borrowed::<f32>::new(x, "x, float32 [cols] or [cols, n]")?;
         let (rows, cols) = self.shape();
         let (n, single) = match *x.shape() {
@@ -140,17 +219,10 @@ impl Matrix {
             )));
         }
         let x = x.slice()?;
-        // An x of no rows may have any number of columns: what the answer needs is asked for, not taken.
-        let mut y: Vec<f32> = Vec::new();
-        let len = n.saturating_mul(rows);
-        y.try_reserve_exact(len).map_err(|_| {
-            PyMemoryError::new_err(format!(
-                "an answer of {rows} x {n} numbers does not fit in memory"
-            ))
-        })?;
+        let mut y = answer(rows, n)?;
         let y = py
             .detach(|| {
-                y.resize(len, 0.0);
+                y.resize(rows * n, 0.0);
                 // Kernels take vectors one after the other; NumPy's are columns.
                 let panels = self.panels()?;
                 if single || n == 1 {
@@ -187,8 +259,17 @@ impl Matrix {
     }
 }
 
+/// Room for an answer. An x of no rows may have any number of columns: it is asked for, not taken.
+fn answer(rows: usize, n: usize) -> PyResult<Vec<f32>> {
+    let mut y = Vec::new();
+    y.try_reserve_exact(rows.saturating_mul(n)).map_err(|_| {
+        PyMemoryError::new_err(format!("an answer of {rows} x {n} numbers does not fit in memory"))
+    })?;
+    Ok(y)
+}
+
 /// [rows][cols] to [cols][rows].
-fn transpose(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+pub(crate) fn transpose<T: Copy>(x: &[T], rows: usize, cols: usize) -> Vec<T> {
     let mut out = Vec::with_capacity(x.len());
     for c in 0..cols {
         out.extend((0..rows).map(|r| x[r * cols + c]));

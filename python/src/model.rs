@@ -10,6 +10,7 @@ use pyo3::types::{PyBool, PyDict, PyString, PyTuple};
 use tritlab_kernels::Format;
 use tritlab_model::model::{Options, Role, TensorReport};
 use tritlab_model::sample::Sampling;
+use tritlab_model::source::i2_s_order;
 use tritlab_model::{Error, eval, speed};
 
 use crate::arrays::{self, token_ids};
@@ -80,21 +81,25 @@ impl Model {
     /// own types. `head` does the same for the embedding and the output head; `None` keeps the
     /// file's own types, whatever `format` is. `tensors()` shows what became of each tensor.
     /// `context` is the longest sequence that the other calls accept; it costs no memory here.
+    /// `i2_s` is the order of the codes of I2_S tensors, which a file does not tell: "I2_S" (x86
+    /// and published files), "I2_S_64" (Arm) or "I2_S_ROWS4"; a wrong one talks nonsense.
     #[staticmethod]
-    #[pyo3(signature = (path, format=None, *, head=None, context=2048, progress=None))]
+    #[pyo3(signature = (path, format=None, *, head=None, context=2048, i2_s="I2_S", progress=None))]
     fn load(
         py: Python<'_>,
         path: PathBuf,
         format: Option<&str>,
         head: Option<&str>,
         context: usize,
+        i2_s: &str,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let format = format.map(Format::from_name).transpose().or_raise()?;
         let head = head.map(Format::from_name).transpose().or_raise()?;
+        let i2_s = i2_s_order(i2_s).or_raise()?;
         let mut progress = Progress::new(progress);
         let result = py.detach(|| {
-            let options = Options { format, head };
+            let options = Options { format, head, i2_s };
             tritlab_model::Model::load(&path, options, &mut |done, total, name| {
                 progress.call(done, total, name)
             })

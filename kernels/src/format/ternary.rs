@@ -56,7 +56,7 @@ impl PerRow {
 const SMALLEST: f32 = 1e-5;
 
 /// BitNet's scale: the mean magnitude, at least 1e-5.
-pub(super) fn absmean(x: &[f32]) -> f32 {
+pub(crate) fn absmean(x: &[f32]) -> f32 {
     mean_magnitude(x).max(SMALLEST)
 }
 
@@ -75,6 +75,6 @@ fn encode(input: &Input<'_>, out: &mut [u8]) {
 }
 
 /// The nearest of -1, 0 and 1 to `w / alpha`, half to even.
-pub(super) fn ternary(w: f32, alpha: f32) -> i8 {
+pub(crate) fn ternary(w: f32, alpha: f32) -> i8 {
     (w * (1.0 / alpha)).round_ties_even().clamp(-1.0, 1.0) as i8
 }

@@ -60,7 +60,7 @@ macro_rules! tensor_types {
 
 // Numbers 4, 5, 31 to 33, 37 and 38 were withdrawn from ggml. So was 36, which now safely means the
 // I2_S of bitnet.cpp: its codes of the whole tensor, then one scale. 39 is MXFP4 here; bitnet.cpp
-// used it for TL2, whose size differs, so such a file is refused for its offsets. 133 and up are
+// used it for TL2, whose size differs, so such a file's offsets do not fit. 133 and up are
 // ik_llama.cpp's.
 tensor_types! {
     //         number: block bytes per_row per_tensor
@@ -102,6 +102,7 @@ tensor_types! {
     Q2_0           42:  64  18 0 0;
     IQ1_BN        134:  64  13 2 0;
     IQ2_BN        135:  64  16 4 0;
+    IQ2_BN_R4     335:  64  16 4 0;
 }
 
 impl std::fmt::Display for TensorType {

@@ -62,7 +62,7 @@ pub fn load(path: impl AsRef<Path>) -> Result<Model> {
 
 /// Loads a file with its linear layers in `format`.
 pub fn load_as(path: impl AsRef<Path>, format: Option<Format>) -> Result<Model> {
-    Model::load(path, Options { format, head: None }, &mut |_, _, _| true)
+    Model::load(path, Options { format, ..Options::default() }, &mut |_, _, _| true)
 }
 
 /// A fixture in its own types.

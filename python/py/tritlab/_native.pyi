@@ -193,6 +193,7 @@ class Model:
         *,
         head: str | None = None,
         context: int = 2048,
+        i2_s: str = "I2_S",
         progress: Progress | None = None,
     ) -> Model:
         """Load a GGUF file.
@@ -201,6 +202,8 @@ class Model:
         own types. `head` does the same for the embedding and the output head; `None` keeps the
         file's own types, whatever `format` is. `tensors()` shows what became of each tensor.
         `context` is the longest sequence that the other calls accept; it costs no memory here.
+        `i2_s` is the order of the codes of I2_S tensors, which a file does not tell: "I2_S" (x86
+        and published files), "I2_S_64" (Arm) or "I2_S_ROWS4"; a wrong one talks nonsense.
         """
     @property
     def path(self) -> str:
@@ -306,6 +309,7 @@ def quantize_gguf(
     *,
     head: str | None = None,
     fallback: str | None = None,
+    i2_s: str = "I2_S",
     progress: Progress | None = None,
 ) -> QuantizeReport:
     """Write a copy of a GGUF file with its linear layers in `format`, atomically.
@@ -313,6 +317,7 @@ def quantize_gguf(
     `head` is the format of the embedding and the output head; `None` leaves them as they are.
     `fallback` is the format of tensors whose rows do not fit, "llama.cpp" for the choices of
     llama-quantize; `None` makes them a `FormatError`.
+    `i2_s` is the order of the source's I2_S codes, as in `Model.load`.
     """
 
 def explain(
