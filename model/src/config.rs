@@ -51,6 +51,8 @@ pub struct Config {
     pub context: usize,
     /// Whether linear layers are BitLinear: ternary weights with int8 activations per token.
     pub bitlinear: bool,
+    /// The eps of the norms that linear layers have on their own inputs.
+    pub input_norm_eps: f32,
     /// Whether query and key rows are stored for interleaved RoPE (GGUF `llama`).
     pub interleaved: bool,
 }
@@ -133,6 +135,8 @@ impl Config {
                 .map(|window| Local { window, layers: vec![true; layers], rope: rope.clone() }),
             _ => None,
         };
+        let norm_eps = float("attention.layer_norm_rms_epsilon")?
+            .ok_or_else(|| Error::MissingKey { key: key("attention.layer_norm_rms_epsilon") })?;
         let config = Config {
             name: meta.optional("general.name")?,
             vocab,
@@ -142,9 +146,7 @@ impl Config {
             heads,
             kv_heads,
             head_dim,
-            norm_eps: float("attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
-                Error::MissingKey { key: key("attention.layer_norm_rms_epsilon") }
-            })?,
+            norm_eps,
             activation,
             embedding_scale: gemma.then(|| (hidden as f32).sqrt()),
             score_scale: (1.0 / (head_dim.max(1) as f64).sqrt()) as f32,
@@ -155,6 +157,7 @@ impl Config {
             local,
             context,
             bitlinear: bitnet,
+            input_norm_eps: norm_eps,
             interleaved: arch == "llama",
             architecture: arch,
         };
@@ -211,7 +214,7 @@ impl Config {
 }
 
 /// A size that is not 0 and not absurd.
-fn limit(key: &str, n: usize, max: usize) -> Result<()> {
+pub(crate) fn limit(key: &str, n: usize, max: usize) -> Result<()> {
     match n {
         0 => Err(bad(key, "it is 0".to_owned())),
         n if n > max => Err(bad(key, format!("{n} is more than {max}, larger than any model"))),

@@ -203,6 +203,72 @@ pub enum Error {
         got: u64,
     },
 
+    // ---- Hugging Face folders ----
+    /// Something is wrong in one file of a folder.
+    #[error("{}: {source}", path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<Error>,
+    },
+    /// A folder without weights that can be read.
+    #[error(
+        "the folder {} holds no model: there is no {expected} in it (weights in pytorch_model.bin cannot \
+         be read: save them as safetensors)", folder.display()
+    )]
+    NotAModel {
+        /// The folder.
+        folder: PathBuf,
+        /// The files that were looked for.
+        expected: &'static str,
+    },
+    /// A file of weights that the index names is absent.
+    #[error(
+        "the shard {shard} is not in the folder, but the index says that it holds {tensors} tensors, `{first}` first"
+    )]
+    MissingShard {
+        /// The file's name.
+        shard: String,
+        /// How many tensors it should hold.
+        tensors: usize,
+        /// One of them.
+        first: String,
+    },
+    /// A file that is not JSON.
+    #[error("it is not valid JSON: {reason}")]
+    BadJson {
+        /// What the parser says.
+        reason: String,
+    },
+    /// A file that is not safetensors, or a damaged one.
+    #[error("it is not a whole safetensors file: {reason}")]
+    BadSafetensors {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A `model_type` that the decoder does not know.
+    #[error("model_type is `{found}`, which is not supported; supported are {known}")]
+    UnsupportedModelType {
+        /// The value.
+        found: String,
+        /// The supported ones, comma-separated.
+        known: String,
+    },
+    /// A tokenizer made for another vocabulary.
+    #[error(
+        "the tokenizer does not fit the model: it has the token id {id} (`{token}`), but the embedding has \
+         only {vocab} rows"
+    )]
+    VocabularyMismatch {
+        /// The first id without a row.
+        id: u32,
+        /// Its text.
+        token: String,
+        /// Rows of the embedding.
+        vocab: usize,
+    },
+
     // ---- tokenizers ----
     /// The file holds no tokenizer, or only half of one.
     #[error(
@@ -405,5 +471,22 @@ impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
+    }
+
+    /// Says in which file something is wrong, where the error does not say so itself.
+    pub(crate) fn in_file(path: impl Into<PathBuf>) -> impl FnOnce(Self) -> Self {
+        let path = path.into();
+        move |source| match source {
+            Self::Io { .. } | Self::InFile { .. } | Self::Cancelled => source,
+            source => Self::InFile { path, source: Box::new(source) },
+        }
+    }
+
+    /// The error without the file it is in.
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::InFile { source, .. } => source.cause(),
+            error => error,
+        }
     }
 }

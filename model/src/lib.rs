@@ -1,4 +1,4 @@
-//! Models for `tritlab-kernels`: GGUF files, tokenizers, one generic transformer and its evaluation.
+//! Models for `tritlab-kernels`: GGUF files and Hugging Face folders, tokenizers, one generic transformer and its evaluation.
 //!
 //! A file becomes a [`config::Config`] (what the architecture is, as data) and a [`decoder::Decoder`] (its
 //! weights, each matrix in its own format); [`model::Model`] is both with a tokenizer. Everything else asks
@@ -6,15 +6,18 @@
 
 #![deny(unsafe_code)]
 
+pub mod bitlinear;
 pub mod buffers;
 pub mod cache;
 pub mod config;
+pub mod convert;
 pub mod decoder;
 pub mod error;
 pub mod eval;
 pub mod fingerprint;
 pub mod generate;
 pub mod gguf;
+pub mod hugging_face;
 pub mod linear;
 pub mod mmap;
 pub mod model;
@@ -23,6 +26,7 @@ pub mod rope;
 pub mod sample;
 pub mod source;
 pub mod speed;
+pub mod tensors;
 pub mod tokenizer;
 
 pub use cache::Cache;

@@ -1,18 +1,31 @@
-//! Linear layers, the seam between the decoder and the kernels' products: a matrix in some format, an
-//! optional bias.
+//! Linear layers, the seam between the decoder and the kernels' products: a matrix in some format, and the
+//! factor, bias and input norm that a few models put around it.
 
-use tritlab_kernels::{Acts, Format, Panels, Weights, op};
+use tritlab_kernels::{Acts, Format, Panels, Weights, op, threads};
 
 use crate::buffers::Buffers;
 use crate::error::Result;
 
-/// `y = W x + b`
+/// `y = s W norm(x) + b`; the norm and s are BitLinear's, most layers have neither.
 #[derive(Debug)]
 pub struct Linear {
     /// W, [outputs][inputs].
     pub weight: Panels,
+    /// s, a factor on the products (GGUF's `.scale`); `None` is 1.
+    pub scale: Option<f32>,
     /// b, [outputs].
     pub bias: Option<Vec<f32>>,
+    /// An RMSNorm of the layer's own on its inputs.
+    pub input_norm: Option<InputNorm>,
+}
+
+/// RMSNorm of a linear layer's inputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputNorm {
+    /// [inputs]
+    pub weight: Vec<f32>,
+    /// Added to the mean square.
+    pub eps: f32,
 }
 
 impl Linear {
@@ -26,8 +39,11 @@ impl Linear {
         self.weight.format()
     }
 
-    /// Adds the bias to `y`, [n][rows].
-    fn add_bias(&self, y: &mut [f32]) {
+    /// What is left to do to the products `y`, [n][rows].
+    fn finish(&self, y: &mut [f32]) {
+        if let Some(s) = self.scale {
+            op::scale(y, s);
+        }
         if let Some(bias) = &self.bias {
             for row in y.chunks_exact_mut(bias.len()) {
                 op::add(row, bias);
@@ -37,7 +53,8 @@ impl Linear {
 }
 
 /// The products of several matrices with the same `n` inputs: [n][rows] each. Activations are quantised
-/// once per grouping, and matrices that share one run in one parallel region.
+/// once per grouping, and matrices that share one run in one parallel region; a layer with a norm of its
+/// own has inputs of its own.
 ///
 /// # Errors
 /// As [`tritlab_kernels::matmul_many`].
@@ -48,23 +65,38 @@ pub fn project<const M: usize>(
     buffers: &mut Buffers,
 ) -> Result<[Vec<f32>; M]> {
     let mut y = w.map(|w| buffers.take(n * w.rows()));
-    let grouping = w.map(|w| w.format().info().activation);
+    // Layers with equal keys share their inputs.
+    let key: [_; M] = std::array::from_fn(|i| {
+        (w[i].format().info().activation, w[i].input_norm.as_ref().map(|_| i))
+    });
     for g in 0..M {
-        if grouping[..g].contains(&grouping[g]) {
+        if key[..g].contains(&key[g]) {
             continue;
         }
-        let acts = Acts::quantize(grouping[g], x, n, w[g].weight.cols())?;
+        let cols = w[g].weight.cols();
+        let acts = match &w[g].input_norm {
+            None => Acts::quantize(key[g].0, x, n, cols)?,
+            Some(norm) => {
+                let mut normed = buffers.take(x.len());
+                threads::for_each_chunk(&mut normed, cols, |t, row| {
+                    op::rms_norm(&x[t * cols..(t + 1) * cols], &norm.weight, norm.eps, row);
+                });
+                let acts = Acts::quantize(key[g].0, &normed, n, cols);
+                buffers.give(normed);
+                acts?
+            }
+        };
         let mut jobs: Vec<(&Panels, &mut [f32])> = w
             .iter()
             .zip(y.iter_mut())
-            .zip(&grouping)
-            .filter(|(_, other)| **other == grouping[g])
+            .zip(&key)
+            .filter(|(_, other)| **other == key[g])
             .map(|((w, y), _)| (&w.weight, y.as_mut_slice()))
             .collect();
         op::matmul_many(&mut jobs, &acts)?;
     }
     for (w, y) in w.iter().zip(&mut y) {
-        w.add_bias(y);
+        w.finish(y);
     }
     Ok(y)
 }

@@ -38,6 +38,33 @@ impl Mmap {
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
         Ok(Self(map))
     }
+
+    /// Says that the bytes of `range` will not be read soon, so that their pages need not stay in memory.
+    /// They are read from the file again when they are.
+    pub fn release(&self, range: std::ops::Range<usize>) {
+        #[cfg(unix)]
+        {
+            // Whole pages inside the range: its ends may share a page with a neighbour that is still read.
+            const PAGE: usize = 1 << 16; // a multiple of every page size in use
+            let start = range.start.next_multiple_of(PAGE);
+            let end = range.end.min(self.0.len()) / PAGE * PAGE;
+            if start < end {
+                // SAFETY: the mapping is of a file, read-only, and never written through, so pages that are
+                // dropped come back with the same bytes; references into them stay valid.
+                let dropped = unsafe {
+                    self.0.unchecked_advise_range(
+                        memmap2::UncheckedAdvice::DontNeed,
+                        start,
+                        end - start,
+                    )
+                };
+                // Advice: a system that does not take it keeps the pages.
+                drop(dropped);
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
 }
 
 impl Deref for Mmap {

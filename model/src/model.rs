@@ -1,18 +1,19 @@
 //! Loading: from a file to a decoder, each tensor in its own format or in one that was asked for.
 
-use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use tritlab_kernels::{Format, Matrix, Packing, Panels, Weights, threads};
+use tritlab_kernels::{Format, Matrix, Packing, Panels, Scales, Weights, threads};
 
 use crate::config::Config;
 use crate::decoder::{Decoder, Layer};
 use crate::error::{Error, Result};
 use crate::eval::Runs;
-use crate::gguf::{Gguf, TensorInfo};
-use crate::linear::Linear;
-use crate::source::{exact_ternary, gather, halves, matrix, one_scale_ternary, vector};
+use crate::gguf::Gguf;
+use crate::hugging_face::Folder;
+use crate::linear::{InputNorm, Linear};
+use crate::source::{exact_ternary, gather, halves};
+use crate::tensors::{Source, Stored, missing};
 use crate::tokenizer::Tokenizer;
 
 /// What a tensor is for.
@@ -100,7 +101,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a GGUF file.
+    /// Loads a GGUF file, or a Hugging Face folder (`config.json` and safetensors).
     ///
     /// # Errors
     /// Whatever is wrong with the file, an unsupported architecture or tensor type, a format that a tensor's
@@ -111,23 +112,23 @@ impl Model {
         progress: &mut Progress<'_>,
     ) -> Result<Self> {
         let path = path.as_ref();
-        let gguf = Gguf::open(path)?;
-        let config = Config::from_gguf(&gguf)?;
+        let source = open(path, options.i2_s)?;
+        let config = source.config()?;
         // The backend is chosen (and checks itself) now, so that a forced one that the CPU lacks is
         // reported before the work.
         tritlab_kernels::backend::current()?;
         let mut loader = Loader {
-            gguf: &gguf,
+            source: &*source,
             config: &config,
             options,
             progress,
             tensors: Vec::new(),
-            used: RefCell::default(),
+            used: HashSet::new(),
         };
         let decoder = loader.decoder()?;
         loader.check_all_used()?;
         let tensors = loader.tensors;
-        let tokenizer = Tokenizer::from_gguf(&gguf);
+        let tokenizer = source.tokenizer();
         Ok(Model {
             path: path.to_owned(),
             decoder,
@@ -160,15 +161,27 @@ impl Model {
     }
 }
 
+/// The tensors at `path`: a GGUF file, its I2_S codes in the order `i2_s`, or a Hugging Face folder.
+///
+/// # Errors
+/// Whatever is wrong with the file's or folder's structure.
+pub fn open(path: &Path, i2_s: Packing) -> Result<Box<dyn Source>> {
+    Ok(if path.is_dir() {
+        Box::new(Folder::open(path)?)
+    } else {
+        Box::new(Gguf::open(path)?.with_i2_s_order(i2_s))
+    })
+}
+
 /// Reads tensors in the order of the decoder.
 struct Loader<'a, 'p> {
-    gguf: &'a Gguf,
+    source: &'a dyn Source,
     config: &'a Config,
     options: Options,
     progress: &'a mut Progress<'p>,
     tensors: Vec<TensorReport>,
-    /// Names of the file's tensors that have been asked for.
-    used: RefCell<HashSet<&'a str>>,
+    /// The file's names of the tensors that have been read.
+    used: HashSet<String>,
 }
 
 impl<'a> Loader<'a, '_> {
@@ -176,7 +189,7 @@ impl<'a> Loader<'a, '_> {
         let c = self.config;
         let embedding = self.linear("token_embd", c.vocab, c.hidden, Role::Embedding)?;
         let final_norm = self.norm("output_norm", c.hidden)?;
-        let head = match self.gguf.tensor("output.weight") {
+        let head = match self.source.find("output.weight") {
             Some(_) => Some(self.linear("output", c.vocab, c.hidden, Role::Head)?),
             None => None,
         };
@@ -190,7 +203,7 @@ impl<'a> Loader<'a, '_> {
         let (q_rows, kv_rows) = (c.heads * d, c.kv_heads * d);
         let name = |part: &str| format!("blk.{i}.{part}");
         let gemma = c.architecture == "gemma3";
-        let [q, k, v] = if self.gguf.tensor(&name("attn_qkv.weight")).is_some() {
+        let [q, k, v] = if self.source.find(&name("attn_qkv.weight")).is_some() {
             self.split(&name("attn_qkv"), [q_rows, kv_rows, kv_rows], e)?
         } else {
             [
@@ -199,7 +212,7 @@ impl<'a> Loader<'a, '_> {
                 self.linear(&name("attn_v"), kv_rows, e, Role::Linear)?,
             ]
         };
-        let [gate, up] = if self.gguf.tensor(&name("ffn_gate.weight")).is_some() {
+        let [gate, up] = if self.source.find(&name("ffn_gate.weight")).is_some() {
             [
                 self.linear(&name("ffn_gate"), f, e, Role::Linear)?,
                 self.linear(&name("ffn_up"), f, e, Role::Linear)?,
@@ -233,54 +246,51 @@ impl<'a> Loader<'a, '_> {
     /// A tensor that a model does without (biases of norms, gates of experts, an adapter) would change its
     /// answers silently: better no model than another one.
     fn check_all_used(&self) -> Result<()> {
-        // Read with the configuration; the last is a table of angles in files of 2023.
-        let known =
-            |name: &str| name.starts_with("rope_f") || name.ends_with(".attn_rot_embd.weight");
-        let used = self.used.borrow();
-        match self.gguf.tensors().iter().find(|t| !used.contains(t.name()) && !known(t.name())) {
+        match self.source.leftover(&self.used) {
             None => Ok(()),
-            Some(t) => Err(Error::UnusedTensor {
-                tensor: t.name().to_owned(),
-                architecture: self.config.architecture.clone(),
-            }),
+            Some(tensor) => {
+                Err(Error::UnusedTensor { tensor, architecture: self.config.architecture.clone() })
+            }
         }
     }
 
     /// The tensor, its shape checked.
-    fn find(&self, name: &str, rows: usize, cols: usize) -> Result<&'a TensorInfo> {
-        let info =
-            self.gguf.tensor(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
-        self.used.borrow_mut().insert(info.name());
-        let expected = [rows as u64, cols as u64];
-        let found = [info.rows(), info.cols()];
+    fn find(&mut self, name: &str, rows: usize, cols: usize) -> Result<Stored> {
+        let tensor = self.source.find(name).ok_or_else(|| missing(self.source, name))?;
+        self.used.insert(tensor.own_name.clone());
+        let (expected, found) = ([rows, cols], [tensor.rows, tensor.cols]);
         if found != expected {
             return Err(Error::ShapeMismatch {
-                tensor: name.to_owned(),
-                expected: expected.to_vec(),
-                found: found.to_vec(),
+                tensor: tensor.own_name,
+                expected: expected.map(|n| n as u64).to_vec(),
+                found: found.map(|n| n as u64).to_vec(),
             });
         }
-        Ok(info)
+        Ok(tensor)
     }
 
     fn norm_if(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
-        match self.gguf.tensor(&format!("{name}.weight")) {
-            Some(_) => self.norm(name, len).map(Some),
-            None => Ok(None),
-        }
+        self.vector_if(&format!("{name}.weight"), len)
     }
 
     fn norm(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         self.vector(&format!("{name}.weight"), len)
     }
 
+    fn vector_if(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        match self.source.find(name) {
+            Some(_) => self.vector(name, len).map(Some),
+            None => Ok(None),
+        }
+    }
+
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let info = self.find(name, 1, len)?;
-        let x = vector(self.gguf, info)?;
+        let tensor = self.find(name, 1, len)?;
+        let x = self.source.vector(&tensor)?;
         self.tensors.push(TensorReport {
-            name: name.to_owned(),
+            name: tensor.own_name,
             role: Role::Norm,
-            file_type: info.tensor_type().name(),
+            file_type: tensor.file_type,
             format: "F32",
             shape: vec![len],
             nbytes: len * 4,
@@ -290,37 +300,43 @@ impl<'a> Loader<'a, '_> {
     }
 
     fn step(&mut self, name: &str) -> Result<()> {
-        let done = self.used.borrow().len();
-        match (self.progress)(done, self.gguf.tensors().len(), name) {
+        match (self.progress)(self.used.len(), self.source.count(), name) {
             true => Ok(()),
             false => Err(Error::Cancelled),
         }
     }
 
-    /// A matrix and its bias; query and key rows in the order of halves.
+    /// A matrix with what its file puts around it; query and key rows in the order of halves.
     fn linear(&mut self, name: &str, rows: usize, cols: usize, role: Role) -> Result<Linear> {
         let weight = format!("{name}.weight");
-        self.step(&weight)?;
-        let info = self.find(&weight, rows, cols)?;
-        let m = matrix(self.gguf, info, self.options.i2_s)?;
+        self.step(&self.source.own_name(&weight))?;
+        let tensor = self.find(&weight, rows, cols)?;
+        let m = self.source.matrix(&tensor)?;
         let order = || halves(rows, self.config.head_dim, self.config.rope.dims);
         let reorder =
             self.config.interleaved && (name.ends_with("attn_q") || name.ends_with("attn_k"));
         let m = if reorder { gather(&m, order())? } else { m };
-        let weight = self.pack(&weight, info.tensor_type().name(), &m, role)?;
-        let mut bias = self.bias(name, rows)?;
+        // A factor on an embedding would be one on its look-ups too: no file has it.
+        let scale = if role == Role::Embedding { None } else { self.scale(name)? };
+        let (m, scale) = fold(m, scale)?;
+        let weight = self.pack(&tensor.own_name, &tensor, m, role)?;
+        let mut bias = self.vector_if(&format!("{name}.bias"), rows)?;
         if let (true, Some(b)) = (reorder, &mut bias) {
             *b = order().map(|r| b[r]).collect();
         }
-        Ok(Linear { weight, bias })
+        let input_norm = self.input_norm(name, cols)?;
+        Ok(Linear { weight, scale, bias, input_norm })
     }
 
-    fn bias(&mut self, name: &str, rows: usize) -> Result<Option<Vec<f32>>> {
-        let bias = format!("{name}.bias");
-        match self.gguf.tensor(&bias) {
-            Some(_) => self.vector(&bias, rows).map(Some),
-            None => Ok(None),
-        }
+    /// The factor on a layer's products.
+    fn scale(&mut self, name: &str) -> Result<Option<f32>> {
+        Ok(self.vector_if(&format!("{name}.scale"), 1)?.map(|s| s[0]))
+    }
+
+    fn input_norm(&mut self, name: &str, cols: usize) -> Result<Option<InputNorm>> {
+        let eps = self.config.input_norm_eps;
+        let weight = self.vector_if(&format!("{name}_norm_in.weight"), cols)?;
+        Ok(weight.map(|weight| InputNorm { weight, eps }))
     }
 
     /// A matrix whose rows are several layers (fused query, key and value; gate and up).
@@ -331,52 +347,47 @@ impl<'a> Loader<'a, '_> {
         cols: usize,
     ) -> Result<[Linear; M]> {
         let weight = format!("{name}.weight");
-        self.step(&weight)?;
+        self.step(&self.source.own_name(&weight))?;
         let total = rows.iter().sum();
-        let info = self.find(&weight, total, cols)?;
-        let m = matrix(self.gguf, info, self.options.i2_s)?;
-        let bias = self.bias(name, total)?;
+        let tensor = self.find(&weight, total, cols)?;
+        let m = self.source.matrix(&tensor)?;
+        let scale = self.scale(name)?;
+        let (m, scale) = fold(m, scale)?;
+        let bias = self.vector_if(&format!("{name}.bias"), total)?;
+        let input_norm = self.input_norm(name, cols)?;
         let mut parts = Vec::with_capacity(M);
         let mut first = 0;
         for (i, n) in rows.into_iter().enumerate() {
             let part = gather(&m, first..first + n)?;
-            let name = format!("{weight}[{i}]");
-            let weight = self.pack(&name, info.tensor_type().name(), &part, Role::Linear)?;
+            let name = format!("{}[{i}]", tensor.own_name);
+            let weight = self.pack(&name, &tensor, part, Role::Linear)?;
             let bias = bias.as_ref().map(|b| b[first..first + n].to_vec());
-            parts.push(Linear { weight, bias });
+            parts.push(Linear { weight, scale, bias, input_norm: input_norm.clone() });
             first += n;
         }
         Ok(parts.try_into().expect("one part per entry of rows"))
     }
 
     /// Puts a matrix into the format it should have, into panels, and on the list.
-    fn pack(
-        &mut self,
-        name: &str,
-        file_type: &'static str,
-        m: &Matrix<'_>,
-        role: Role,
-    ) -> Result<Panels> {
+    fn pack(&mut self, name: &str, tensor: &Stored, m: Matrix<'_>, role: Role) -> Result<Panels> {
         let wanted = match role {
             Role::Linear => self.options.format,
             _ => self.options.head,
         };
-        let bitnet = if self.config.bitlinear { one_scale_ternary(m) } else { None };
-        let m = bitnet.as_ref().unwrap_or(m);
-        let (kept, changed);
         let (m, rel_error) = match wanted {
             Some(format) if format != m.format() => {
-                (changed, kept) = requantize(name, m, format)?;
-                (&changed, kept.relative())
+                let (q, cost) = requantize(name, &m, format)?;
+                (q, cost.relative())
             }
             _ => (m, 0.0),
         };
         let panels =
-            Panels::pack(m).map_err(|source| Error::Tensor { tensor: name.to_owned(), source })?;
+            Panels::pack(&m).map_err(|source| Error::Tensor { tensor: name.to_owned(), source })?;
+        self.source.release(tensor);
         self.tensors.push(TensorReport {
             name: name.to_owned(),
             role,
-            file_type,
+            file_type: tensor.file_type,
             format: m.format().name(),
             shape: vec![m.rows(), m.cols()],
             nbytes: m.nbytes(),
@@ -402,29 +413,80 @@ impl Cost {
     }
 }
 
+/// A factor of 1 inside a matrix makes room for the one outside: the same numbers, one product less.
+pub(crate) fn fold<'a>(m: Matrix<'a>, scale: Option<f32>) -> Result<(Matrix<'a>, Option<f32>)> {
+    match scale {
+        Some(s) if m.scales() == [1.0] && m.format().info().scales == Scales::Tensor => {
+            let bytes = m.bytes().to_vec();
+            Ok((Matrix::new(m.format(), m.rows(), m.cols(), bytes, vec![s])?, None))
+        }
+        scale => Ok((m, scale)),
+    }
+}
+
+/// Weights that are decoded at once: a head in f32 is larger than the rest of a small model.
+const CHUNK: usize = 1 << 22;
+
 /// `m` in another format, and what that cost. Weights that are ternary stay as they are in another ternary
-/// format that can hold them: absmean would shrink their scale.
+/// format that can hold them: absmean would shrink their scale. Beside the two matrices this needs [`CHUNK`]
+/// weights in f32, or all of them where the format has one scale for all.
 pub(crate) fn requantize(
     name: &str,
     m: &Matrix<'_>,
     format: Format,
 ) -> Result<(Matrix<'static>, Cost)> {
-    let blame = |source| Error::Tensor { tensor: name.to_owned(), source };
     if let Some(same) = exact_ternary(format, m) {
         return Ok((same, Cost::default()));
     }
-    let cols = m.cols().max(1);
-    let decode = |m: &Matrix<'_>| {
-        let mut w = vec![0.0; m.rows() * m.cols()];
-        threads::for_each_chunk(&mut w, cols, |r, row| m.dequantize_row(r, row));
-        w
-    };
-    let w = decode(m);
-    let q = Matrix::quantize(format, m.rows(), m.cols(), &w).map_err(blame)?;
+    let (rows, cols) = (m.rows(), m.cols());
+    let chunk = (CHUNK / cols.max(1)).max(1);
+    let at_once = if format.info().scales == Scales::Tensor { rows.max(1) } else { chunk };
+    let blame = |source| Error::Tensor { tensor: name.to_owned(), source };
+    let row_bytes = format.row_bytes(cols).map_err(blame)?;
+    let mut bytes = Vec::with_capacity(rows.saturating_mul(row_bytes));
+    let mut scales = Vec::new();
     let (mut error, mut norm) = (0.0, 0.0);
-    for (w, q) in w.iter().zip(decode(&q)) {
-        error += f64::from(w - q).powi(2);
-        norm += f64::from(*w).powi(2);
+    let (mut w, mut decoded) = (Vec::new(), Vec::new());
+    for first in (0..rows).step_by(at_once) {
+        let n = at_once.min(rows - first);
+        decode(m, first, n, &mut w);
+        let q = Matrix::quantize(format, n, cols, &w).map_err(|e| blame(after(e, first, cols)))?;
+        for start in (0..n).step_by(chunk) {
+            decode(&q, start, chunk.min(n - start), &mut decoded);
+            for (w, q) in w[start * cols..].iter().zip(&decoded) {
+                error += f64::from(w - q).powi(2);
+                norm += f64::from(*w).powi(2);
+            }
+        }
+        if at_once >= rows {
+            return Ok((q, Cost { error, norm }));
+        }
+        bytes.extend_from_slice(q.bytes());
+        scales.extend_from_slice(q.scales());
     }
+    let q = Matrix::new(format, rows, cols, bytes, scales).map_err(blame)?;
     Ok((q, Cost { error, norm }))
+}
+
+/// Rows `first..first + n` as f32.
+fn decode(m: &Matrix<'_>, first: usize, n: usize, out: &mut Vec<f32>) {
+    out.clear();
+    out.resize(n * m.cols(), 0.0);
+    threads::for_each_chunk(out, m.cols().max(1), |r, row| m.dequantize_row(first + r, row));
+}
+
+/// An error of the rows from `first` on, with the place it has in the whole matrix.
+fn after(error: tritlab_kernels::Error, first: usize, cols: usize) -> tritlab_kernels::Error {
+    use tritlab_kernels::Error as E;
+    match error {
+        E::NotFinite { what, index, value } => {
+            E::NotFinite { what, index: first * cols + index, value }
+        }
+        E::ScaleOverflow { format, block } => {
+            let per_row =
+                Format::from_name(format).map_or(0, |f| cols.div_ceil(f.info().block.max(1)));
+            E::ScaleOverflow { format, block: first * per_row + block }
+        }
+        other => other,
+    }
 }

@@ -115,7 +115,7 @@ pub fn quantize_gguf(
     for format in [Some(format), head, to].into_iter().flatten() {
         storable(format)?;
     }
-    let gguf = Gguf::open(&source)?;
+    let gguf = Gguf::open(&source)?.with_i2_s_order(i2_s);
     let mut writer = Writer::new();
     writer.copy_metadata(gguf.metadata())?;
     if let Some(number) = file_type(format) {
@@ -166,7 +166,7 @@ pub fn quantize_gguf(
         debug_assert_eq!(info.name(), out_info.name(), "one order");
         match plan[at] {
             Some(format) => {
-                let m: Matrix<'_> = matrix(&gguf, info, i2_s)?;
+                let m: Matrix<'_> = matrix(&gguf, info)?;
                 debug_assert_eq!(m.rows() as u64, info.rows(), "a matrix of the whole tensor");
                 let (q, cost) = requantize(info.name(), &m, format)?;
                 error += cost.error;

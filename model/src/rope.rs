@@ -13,19 +13,8 @@ pub enum Scaling {
     None,
     /// Divided by one factor (Gemma 3, global layers).
     Linear(f32),
-    /// Each divided by its own factor: what GGUF stores for Llama 3.
+    /// Each divided by its own factor: what GGUF stores for Llama 3 ([`llama3_divisors`]).
     Divisors(Vec<f32>),
-    /// Llama 3's rule by wavelength; [`Scaling::Divisors`] in another form.
-    Llama3 {
-        /// Divisor of long wavelengths.
-        factor: f32,
-        /// Wavelengths above `original / low` are divided.
-        low: f32,
-        /// Wavelengths below `original / high` are kept.
-        high: f32,
-        /// The context of pre-training.
-        original: usize,
-    },
     /// Phi-3's longrope: one set of divisors for sequences of up to `original` positions, another for
     /// longer ones. As in `transformers`, the length chooses for all positions of a sequence, so that
     /// crossing `original` rotates the earlier keys anew ([`crate::decoder::Decoder::hidden`]).
@@ -110,21 +99,13 @@ impl Rope {
 
     /// The frequencies of sequences that are [`Self::is_long`] or not.
     fn frequencies(&self, is_long: bool) -> Vec<f64> {
-        let plain = |j: usize| libm::pow(f64::from(self.base), -2.0 * j as f64 / self.dims as f64);
         (0..self.dims / 2)
             .map(|j| {
-                let inv = plain(j);
+                let inv = frequency(self.dims, self.base, j);
                 match &self.scaling {
                     Scaling::None => inv,
                     Scaling::Linear(f) => inv / f64::from(*f),
                     Scaling::Divisors(d) => inv / f64::from(d[j]),
-                    Scaling::Llama3 { factor, low, high, original } => llama3(
-                        inv,
-                        f64::from(*factor),
-                        f64::from(*low),
-                        f64::from(*high),
-                        *original as f64,
-                    ),
                     Scaling::Long { short, long, .. } => {
                         inv / f64::from(if is_long { long[j] } else { short[j] })
                     }
@@ -151,15 +132,33 @@ impl Rope {
     }
 }
 
-/// `transformers` `_compute_llama3_parameters`.
-fn llama3(inv: f64, factor: f64, low: f64, high: f64, original: f64) -> f64 {
-    let wavelength = 2.0 * std::f64::consts::PI / inv;
-    if wavelength < original / high {
-        inv
-    } else if wavelength > original / low {
-        inv / factor
-    } else {
-        let smooth = (original / wavelength - low) / (high - low);
-        inv * ((1.0 - smooth) / factor + smooth)
-    }
+/// Llama 3's rule by wavelength (`transformers` `_compute_llama3_parameters`), as the divisors of
+/// [`Scaling::Divisors`]: wavelengths above `original / low` are divided by `factor`, those below
+/// `original / high` are kept, and between the two the frequency is blended. One number per frequency, `dims / 2` of
+/// them. GGUF's converter stores the same numbers.
+pub fn llama3_divisors(
+    (dims, base): (usize, f32),
+    factor: f32,
+    (low, high): (f32, f32),
+    original: usize,
+) -> Vec<f32> {
+    let [factor, low, high] = [factor, low, high].map(f64::from);
+    let original = original as f64;
+    let divisor = |j: usize| {
+        let wavelength = 2.0 * std::f64::consts::PI / frequency(dims, base, j);
+        if wavelength < original / high {
+            1.0
+        } else if wavelength > original / low {
+            factor
+        } else {
+            let smooth = (original / wavelength - low) / (high - low);
+            1.0 / ((1.0 - smooth) / factor + smooth)
+        }
+    };
+    (0..dims / 2).map(|j| divisor(j) as f32).collect()
+}
+
+/// `base^(-2j/dims)`
+fn frequency(dims: usize, base: f32, j: usize) -> f64 {
+    libm::pow(f64::from(base), -2.0 * j as f64 / dims as f64)
 }

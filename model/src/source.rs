@@ -53,11 +53,11 @@ pub fn i2_s_order(name: &str) -> Result<Packing> {
 ///
 /// # Errors
 /// A type that no kernel reads; a row that is too long for exact sums; codes that stand for nothing.
-pub fn matrix<'a>(gguf: &'a Gguf, info: &TensorInfo, i2_s: Packing) -> Result<Matrix<'a>> {
+pub fn matrix<'a>(gguf: &'a Gguf, info: &TensorInfo) -> Result<Matrix<'a>> {
     let ty = info.tensor_type();
     let (rows, cols) = (info.rows() as usize, info.cols() as usize);
     let blame = |source| Error::Tensor { tensor: info.name().to_owned(), source };
-    if let Some(packing) = packing_of(ty, i2_s) {
+    if let Some(packing) = packing_of(ty, gguf.i2_s_order()) {
         let format = match packing.granularity() {
             _ if packing == Packing::IQ1_BN => Format::TERNARY_B3_ROW,
             Granularity::Row => Format::TERNARY_ROW,
@@ -91,14 +91,7 @@ pub(crate) fn note(ty: TensorType) -> &'static str {
 /// # Errors
 /// As [`matrix`]; numbers that are not finite.
 pub fn vector(gguf: &Gguf, info: &TensorInfo) -> Result<Vec<f32>> {
-    let x = matrix(gguf, info, Packing::I2_S)?.dequantize();
-    match x.iter().position(|v| !v.is_finite()) {
-        None => Ok(x),
-        Some(i) => Err(Error::BadTensor {
-            tensor: info.name().to_owned(),
-            reason: format!("element {i} is {}", x[i]),
-        }),
-    }
+    crate::tensors::finite(info.name(), matrix(gguf, info)?.dequantize())
 }
 
 /// The rows `pick` of a matrix, in that order. Whole rows move, so nothing is quantised again.
@@ -131,6 +124,18 @@ pub fn halves(rows: usize, dim: usize, rotated: usize) -> impl ExactSizeIterator
     (0..rows).map(move |r| {
         let (i, half) = (r % dim, rotated / 2);
         if i < rotated { r - i + i % half * 2 + i / half } else { r }
+    })
+}
+
+/// The order that [`halves`] undoes: row `2j + s` of a head is its row `s*rotated/2 + j`.
+pub fn interleaved(
+    rows: usize,
+    dim: usize,
+    rotated: usize,
+) -> impl ExactSizeIterator<Item = usize> {
+    (0..rows).map(move |r| {
+        let (i, half) = (r % dim, rotated / 2);
+        if i < rotated { r - i + i % 2 * half + i / 2 } else { r }
     })
 }
 

@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Expected, FIXTURES, expected, fixture};
+use support::{Expected, FIXTURES, FOLDERS, expected, fixture, folder, load};
 use tritlab_model::Model;
 use tritlab_model::sample::Sampling;
 
@@ -27,12 +27,20 @@ fn greedy(model: &Model, expected: &Expected) {
 }
 
 fn check(name: &str) {
-    let (model, expected) = (fixture(name), expected(name));
+    check_model(name, &fixture(name));
+}
+
+fn check_folder(name: &str) {
+    check_model(name, &load(folder(name)).unwrap());
+}
+
+fn check_model(name: &str, model: &Model) {
+    let expected = expected(name);
     let logits = model.logits(&expected.ids).unwrap();
     let (found, bound) = (difference(&logits, &expected.logits), bound(&expected.logits));
     println!("{name}: largest difference {found:e}, bound {bound:e}");
     assert!(found <= bound, "{name}: logits differ by {found:e}, more than {bound:e}");
-    greedy(&model, &expected);
+    greedy(model, &expected);
 }
 
 #[test]
@@ -71,10 +79,17 @@ fn bitnet_in_base_3() {
     check("bitnet-gguf-tq1_0");
 }
 
+#[test]
+fn folders() {
+    for name in FOLDERS {
+        check_folder(name);
+    }
+}
+
 /// Nothing above is skipped by a fixture that is not there.
 #[test]
 fn every_fixture_is_complete() {
-    for name in FIXTURES {
+    for name in FIXTURES.into_iter().chain(FOLDERS) {
         let expected = expected(name);
         assert_eq!(expected.logits.len(), expected.ids.len() * 128, "{name}");
         assert_eq!(expected.greedy.is_none(), name == "phi3-long", "{name}");

@@ -5,7 +5,9 @@
 mod support;
 
 use proptest::test_runner::{Config, TestRunner};
-use support::{FIXTURES, assert_bits, expected, fixture, ids, load_as, path};
+use support::{
+    FIXTURES, FOLDERS, assert_bits, expected, fixture, folder, ids, load, load_as, path,
+};
 use tritlab_kernels::{Backend, Format, threads};
 use tritlab_model::sample::Sampling;
 use tritlab_model::{Cache, Model};
@@ -41,8 +43,11 @@ fn formats(fixture: &str) -> Vec<Format> {
 }
 
 fn row(fixture: &str, format: Option<Format>) -> String {
+    row_of(fixture, format, load_as(path(fixture), format).unwrap())
+}
+
+fn row_of(fixture: &str, format: Option<Format>, model: Model) -> String {
     let format_name = format.map_or("own", Format::name);
-    let model = load_as(path(fixture), format).unwrap();
     let ids = expected(fixture).ids;
     let ids = if format.is_some() { &ids[..SHORT] } else { &ids };
     let hash = model.fingerprint(ids).unwrap();
@@ -56,6 +61,8 @@ fn check_rows(backend: Backend, rows: &[String]) {
 
 fn logits_have_one_fingerprint(backend: Backend) {
     check_rows(backend, &FIXTURES.map(|f| row(f, None)));
+    // A folder of a fixture that has a GGUF file too has the row of that file: the same bits.
+    check_rows(backend, &FOLDERS.map(|f| row_of(f, None, load(folder(f)).unwrap())));
 }
 
 fn formats_have_one_fingerprint(backend: Backend) {
@@ -69,8 +76,20 @@ fn formats_have_one_fingerprint(backend: Backend) {
 /// The table holds what is compared and nothing else.
 #[test]
 fn the_fingerprints_are_one_of_each() {
-    let count = FIXTURES.len() + formats("llama").len() + formats("bitnet").len();
+    let only_folders = FOLDERS.iter().filter(|f| !FIXTURES.contains(f)).count();
+    let count = FIXTURES.len() + only_folders + formats("llama").len() + formats("bitnet").len();
     assert_eq!(FINGERPRINTS.lines().count(), count);
+}
+
+/// Master weights, packed ones whose scale multiplies, and packed ones whose scale divides.
+#[test]
+fn the_three_packings_of_bitnet_are_one_model() {
+    let hash = |packing: &str| {
+        let start = format!("{packing} own ");
+        FINGERPRINTS.lines().find_map(|l| l.strip_prefix(start.as_str())).unwrap()
+    };
+    assert_eq!(hash("bitnet-online"), hash("bitnet-packed-multiply"));
+    assert_eq!(hash("bitnet-online"), hash("bitnet-packed-divide"));
 }
 
 fn threads_change_nothing(backend: Backend) {

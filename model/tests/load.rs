@@ -78,7 +78,7 @@ fn a_wrong_shape_is_named_with_both_shapes() {
 
 #[test]
 fn a_tensor_without_a_place_is_refused() {
-    for name in ["blk.0.attn_q.scale", "blk.0.attn_norm.bias", "blk.0.attn_q_norm_in.weight", "x"] {
+    for name in ["blk.0.attn_q.input_scale", "blk.0.attn_norm.bias", "token_embd.scale", "x"] {
         match error(llama().with(name, &[1], &[2.0]).load()) {
             Error::UnusedTensor { tensor, architecture } => {
                 assert_eq!((tensor.as_str(), architecture.as_str()), (name, "llama"));
@@ -92,8 +92,10 @@ fn a_tensor_without_a_place_is_refused() {
         matches!(&e, Error::UnusedTensor { tensor, .. } if tensor.starts_with("blk.1.")),
         "{e}"
     );
-    // A bias of a linear layer has one.
+    // A bias of a linear layer has one, a factor on its products, and a norm of its inputs.
     llama().with("blk.0.attn_q.bias", &[128], &[0.5; 128]).load().unwrap();
+    llama().with("blk.0.attn_q.scale", &[1], &[2.0]).load().unwrap();
+    llama().with("blk.0.attn_q_norm_in.weight", &[96], &[2.0; 96]).load().unwrap();
 }
 
 #[test]
@@ -352,7 +354,7 @@ fn a_truncated_file_is_refused_at_every_length() {
     let e = error(load(folder.path().join("absent.gguf")));
     assert!(matches!(&e, Error::Io { path, .. } if path.ends_with("absent.gguf")), "{e}");
     let e = error(load(folder.path()));
-    assert!(matches!(e, Error::Io { .. }), "a folder: {e}");
+    assert!(matches!(e, Error::NotAModel { .. }), "a folder: {e}");
 }
 
 /// A header in which any one byte is another: an error or a model, never a panic.

@@ -5,7 +5,7 @@ mod support;
 use support::{Draft, File, assert_bits, error, expected, fixture};
 use tritlab_kernels::{Error as KernelError, Format, Matrix, Packing, Ternary};
 use tritlab_model::gguf::TensorType;
-use tritlab_model::quantize::quantize_gguf;
+use tritlab_model::quantize::{Recipe, quantize_gguf};
 use tritlab_model::source::{i2_s_order, packing_of};
 use tritlab_model::{Error, Model, Options, Result};
 
@@ -119,7 +119,8 @@ fn a_packed_file_is_quantised_exactly() {
     let folder = tempfile::tempdir().unwrap();
     let (from, to) = (folder.path().join("from.gguf"), folder.path().join("to.gguf"));
     repacked(Packing::I2_S_64).0.write(&from);
-    quantize_gguf(&from, &to, Format::TQ2_0, None, Packing::I2_S_64, &mut |_, _, _| true).unwrap();
+    let recipe = Recipe { i2_s: Packing::I2_S_64, ..Recipe::new(Format::TQ2_0) };
+    quantize_gguf(&from, &to, &recipe, &mut |_, _, _| true).unwrap();
     let ids = expected(BITNET).ids;
     let model = support::load(&to).unwrap();
     assert_bits(

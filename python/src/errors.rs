@@ -1,6 +1,6 @@
 //! The only place where errors of the two Rust crates become Python exceptions.
 
-use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyValueError};
+use pyo3::exceptions::{PyFileNotFoundError, PyKeyboardInterrupt, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use tritlab_kernels::Error as KernelError;
 use tritlab_model::Error as ModelErr;
@@ -77,8 +77,9 @@ impl IntoPy for ModelErr {
     fn into_py(self) -> PyErr {
         use ModelErr as E;
         let text = self.to_string();
-        match &self {
+        match self.cause() {
             E::Io { path, source } => os_error(path, source, text),
+            E::NotAModel { .. } | E::MissingShard { .. } => PyFileNotFoundError::new_err(text),
             E::Kernel(error) | E::Tensor { source: error, .. } => kernel_class(error, text),
             E::NotInGguf { .. } => FormatError::new_err(text),
             E::MissingTokenizer { .. }
@@ -87,12 +88,16 @@ impl IntoPy for ModelErr {
             | E::BadTokenizer { .. }
             | E::Unencodable { .. }
             | E::TextTooLong { .. }
+            | E::VocabularyMismatch { .. }
             | E::NoTokenizer { .. } => TokenizerError::new_err(text),
             E::MissingKey { .. }
             | E::WrongType { .. }
             | E::MissingTensor { .. }
             | E::ShapeMismatch { .. }
             | E::UnsupportedArchitecture { .. }
+            | E::UnsupportedModelType { .. }
+            | E::BadJson { .. }
+            | E::BadSafetensors { .. }
             | E::UnsupportedTensorType { .. }
             | E::BadConfig { .. }
             | E::BadTensor { .. }

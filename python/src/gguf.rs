@@ -1,4 +1,4 @@
-//! GGUF files without a model: what is inside, and the same in another format.
+//! Files without a model: what is inside, and the same in another format or another container.
 
 use std::path::PathBuf;
 
@@ -6,8 +6,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use tritlab_kernels::Format;
 use tritlab_model::gguf::{Gguf, Value};
+use tritlab_model::hugging_face::Folder;
 use tritlab_model::quantize::{self, Fallback, Recipe};
 use tritlab_model::source::i2_s_order;
+use tritlab_model::{convert as converter, quantize};
 
 use crate::callback::Progress;
 use crate::errors::OrRaise;
@@ -87,6 +89,55 @@ pub(crate) fn quantize_gguf(
         bytes_in: summary.bytes_in,
         bytes_out: summary.bytes_out,
     })
+}
+
+#[derive(IntoPyObject)]
+pub(crate) struct ConvertReport {
+    tensors: usize,
+    rounded: Vec<String>,
+    bytes_out: u64,
+}
+
+/// Write a Hugging Face folder as a GGUF file, or a GGUF file as a new folder, atomically.
+///
+/// Weights keep their bits where the other side can hold them; quantised types become F32 in a
+/// folder. `rounded` names the tensors that are not exact: scales that no inverse equals.
+#[pyfunction]
+#[pyo3(signature = (src, dst, *, progress=None))]
+pub(crate) fn convert(
+    py: Python<'_>,
+    src: PathBuf,
+    dst: PathBuf,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<ConvertReport> {
+    let mut progress = Progress::new(progress);
+    let result = py.detach(|| {
+        converter::convert(&src, &dst, &mut |done, total, name| progress.call(done, total, name))
+    });
+    let converter::Summary { tensors, rounded, bytes_out } = progress.finish(result.or_raise())?;
+    Ok(ConvertReport { tensors, rounded, bytes_out })
+}
+
+#[derive(IntoPyObject)]
+pub(crate) struct FolderTensor<'py> {
+    name: String,
+    shape: Bound<'py, PyTuple>,
+    #[pyo3(item("type"))]
+    kind: &'static str,
+    nbytes: usize,
+}
+
+/// Read the tensor tables of a Hugging Face folder, not its weights; checks its configuration.
+#[pyfunction]
+pub(crate) fn inspect_folder(py: Python<'_>, path: PathBuf) -> PyResult<Vec<FolderTensor<'_>>> {
+    let folder = py.detach(|| Folder::open(&path)).or_raise()?;
+    folder
+        .tensors()
+        .map(|(name, kind, shape, nbytes)| {
+            let shape = PyTuple::new(py, shape)?;
+            Ok(FolderTensor { name: name.to_owned(), shape, kind, nbytes })
+        })
+        .collect()
 }
 
 #[derive(IntoPyObject)]

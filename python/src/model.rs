@@ -75,7 +75,7 @@ impl Model {
 
 #[pymethods]
 impl Model {
-    /// Load a GGUF file.
+    /// Load a GGUF file, or a Hugging Face folder (`config.json` and safetensors).
     ///
     /// `format` re-quantises every linear layer of the blocks in memory; `None` keeps the file's
     /// own types. `head` does the same for the embedding and the output head; `None` keeps the
@@ -114,7 +114,7 @@ impl Model {
         self.path.display().to_string()
     }
 
-    /// `general.architecture` of the file.
+    /// `general.architecture` of the file; of a folder, what its GGUF file would have.
     #[getter]
     fn architecture(&self) -> &str {
         &self.model.config().architecture

@@ -23,10 +23,26 @@ pub const FIXTURES: [&str; 7] = [
     "bitnet-gguf-tq1_0",
 ];
 
+/// Every fixture that is a Hugging Face folder.
+pub const FOLDERS: [&str; 8] = [
+    "llama",
+    "qwen3",
+    "phi3-short",
+    "phi3-long",
+    "gemma3",
+    "bitnet-online",
+    "bitnet-packed-multiply",
+    "bitnet-packed-divide",
+];
+
+/// A fixture's folder.
+pub fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures").join(name)
+}
+
 /// The file of a fixture.
 pub fn path(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures");
-    folder.join(name).join("model.gguf")
+    folder(name).join("model.gguf")
 }
 
 /// What an independent f64 implementation makes of a fixture.

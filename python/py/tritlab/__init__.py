@@ -10,6 +10,7 @@ with tl.backend("portable"): ...
 m = tl.Model.load("model.gguf", format="Q8_0")
 tl.perplexity(m, text)
 tl.compare("model.gguf", ["F16", "Q8_0", "Q4_0", "TERNARY"], text)
+tl.convert("folder", "model.gguf")         # Hugging Face folder to GGUF, or back
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tritlab._native import (
     __version__,
     backends,
     explain,
+    convert,
     formats,
     kernels,
 )
@@ -46,6 +48,7 @@ __all__ = [
     "backend",
     "backends",
     "compare",
+    "convert",
     "errors",
     "explain",
     "formats",

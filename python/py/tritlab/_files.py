@@ -35,6 +35,22 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def model_files(path: Path) -> list[Path]:
+    """Files that decide what a model answers: the file itself, or those of a folder, by name."""
+    if not path.is_dir():
+        return [path]
+    kinds = ("*.json", "*.safetensors", "*.jinja")
+    return sorted(file for kind in kinds for file in path.glob(kind))
+
+
+def sha256_model(path: Path) -> str:
+    """SHA-256 of a model: of its file, or of the names and hashes of a folder's files."""
+    if not path.is_dir():
+        return sha256_file(path)
+    lines = (f"{sha256_file(file)}  {file.name}\n" for file in model_files(path))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def plain(value: Any) -> Any:
     """Turn NumPy scalars, tuples and NaN into what JSON can say (NaN and infinity are null)."""
     if hasattr(value, "tolist"):

@@ -1,4 +1,4 @@
-"""Find a model file: a path, or the name of a model that packages bring."""
+"""Find a model: a path of a file or folder, or the name of a model that a package brings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PACKAGED = {
 
 
 def resolve(model: str | os.PathLike[str]) -> Path:
-    """Path of the model file that `model` names.
+    """Path of the GGUF file or Hugging Face folder that `model` names.
 
     A packaged model is found without importing its package, whose dependencies are not needed.
     """
@@ -46,12 +46,15 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     if text.lower() in PACKAGED and not Path(text).exists():
         return _packaged(text.lower())
     path = Path(text).expanduser()
-    if path.is_dir():
-        raise IsADirectoryError(f"{text} is a folder; give the GGUF file inside it")
-    if not path.is_file():
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{text} is a folder without a config.json; give the GGUF file inside it"
+        )
+    if not path.exists():
         names = ", ".join(PACKAGED)
         raise FileNotFoundError(
-            f"no model file {text} (a path of a GGUF file is wanted, or a packaged model: {names})"
+            f"no model file {text} (the path of a GGUF file or of a Hugging Face folder is wanted, "
+            f"or a packaged model: {names})"
         )
     return path
 

@@ -15,8 +15,10 @@ import numpy.typing as npt
 from tritlab._types import (
     BackendInfo,
     BenchTimes,
+    ConvertReport,
     Evaluation,
     FieldFacts,
+    FolderTensor,
     FormatInfo,
     GgufInfo,
     KernelInfo,
@@ -196,7 +198,7 @@ class Model:
         i2_s: str = "I2_S",
         progress: Progress | None = None,
     ) -> Model:
-        """Load a GGUF file.
+        """Load a GGUF file, or a Hugging Face folder (`config.json` and safetensors).
 
         `format` re-quantises every linear layer of the blocks in memory; `None` keeps the file's
         own types. `head` does the same for the embedding and the output head; `None` keeps the
@@ -210,7 +212,7 @@ class Model:
         """The file it was loaded from, as given."""
     @property
     def architecture(self) -> str:
-        """`general.architecture` of the file."""
+        """`general.architecture` of the file; of a folder, what its GGUF file would have."""
     @property
     def name(self) -> str:
         """`general.name` of the file, or the file's name."""
@@ -334,6 +336,20 @@ def explain_gguf(
     path: str | PathLike[str], tensor: str, row: int = 0, block: int = 0
 ) -> Explanation:
     """Explain a block of a tensor of a GGUF file."""
+def convert(
+    src: str | PathLike[str],
+    dst: str | PathLike[str],
+    *,
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Write a Hugging Face folder as a GGUF file, or a GGUF file as a new folder, atomically.
+
+    Weights keep their bits where the other side can hold them; quantised types become F32 in a
+    folder. `rounded` names the tensors that are not exact: scales that no inverse equals.
+    """
+
+def inspect_folder(path: str | PathLike[str]) -> list[FolderTensor]:
+    """Read the tensor tables of a Hugging Face folder, not its weights; checks its configuration."""
 
 def inspect_gguf(path: str | PathLike[str]) -> GgufInfo:
     """Read version, metadata and tensor table of a GGUF file, not its weights."""

@@ -8,7 +8,12 @@ from typing import Annotated
 import typer
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help='A GGUF file, or "smollm2".', show_default=False)
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help='A GGUF file, a Hugging Face folder, or "smollm2".',
+        show_default=False,
+    ),
 ]
 TextOption = Annotated[
     Path,

@@ -133,6 +133,21 @@ class TypeShare(TypedDict):
     tensors: int
     weights: int
     bytes: int
+class FolderTensor(TypedDict):
+    """One tensor of a Hugging Face folder."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    nbytes: int
+
+
+class ConvertReport(TypedDict):
+    """What `convert` wrote."""
+
+    tensors: int
+    rounded: list[str]
+    bytes_out: int
 
 
 class QuantizeReport(TypedDict):

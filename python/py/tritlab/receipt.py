@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tritlab import _models, _native
-from tritlab._files import sha256_file
+from tritlab._files import model_files, sha256_model
 from tritlab.errors import ReceiptError
 from tritlab.evaluation import FINGERPRINT_TOKENS, Corpus, Measured, Slice, cut, digest, measure
 
@@ -37,12 +37,12 @@ def versions() -> dict[str, str]:
 
 
 def model_facts(source: str, path: Path) -> dict[str, Any]:
-    """Identify a model file."""
+    """Identify a model file or folder."""
     return {
         "source": source,
         "name": path.name,
-        "sha256": sha256_file(path),
-        "nbytes": path.stat().st_size,
+        "sha256": sha256_model(path),
+        "nbytes": sum(file.stat().st_size for file in model_files(path)),
     }
 
 
@@ -163,7 +163,7 @@ def rerun(
     for number, item in enumerate(receipts):
         path = _model_path(item, model, folder)
         corpus = Corpus.read(_text_path(item, text, folder))
-        _same("model", item["model"], sha256_file(path))
+        _same("model", item["model"], sha256_model(path))
         _same("text", item["text"], corpus.sha256)
         context = int(item["text"]["context"])
 
@@ -216,7 +216,7 @@ def _model_path(item: dict[str, Any], given: str | None, folder: Path | None) ->
     source: str = given or item["model"]["source"]
     if given is None and folder is not None and source.lower() not in _models.PACKAGED:
         for candidate in (Path(source), folder / source, folder / str(item["model"]["name"])):
-            if candidate.is_file():
+            if candidate.exists():
                 return Path(candidate)
     return _models.resolve(source)
 

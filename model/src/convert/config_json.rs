@@ -1,0 +1,145 @@
+//! A [`Config`] as `config.json`, in the dialect of version 4, which all versions read.
+
+use serde_json::{Map, Number, Value, json};
+use tritlab_kernels::op::Activation;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::rope::{Rope, Scaling, llama3_divisors};
+
+/// What the tensors say about the model.
+pub(super) struct Found {
+    pub tied: bool,
+    pub attention_bias: bool,
+    pub mlp_bias: bool,
+    /// Modules that are not BitLinear, where some are.
+    pub not_ternary: Option<Vec<String>>,
+}
+
+pub(super) fn write(c: &Config, found: &Found) -> Result<Value> {
+    let (class, model_type) = match c.architecture.as_str() {
+        "llama" => ("LlamaForCausalLM", "llama"),
+        "qwen3" => ("Qwen3ForCausalLM", "qwen3"),
+        "phi3" => ("Phi3ForCausalLM", "phi3"),
+        "gemma3" => ("Gemma3ForCausalLM", "gemma3_text"),
+        _ => ("BitNetForCausalLM", "bitnet"),
+    };
+    let activation = match c.activation {
+        Activation::Silu => "silu",
+        Activation::Relu2 => "relu2",
+        Activation::GeluTanh => "gelu_pytorch_tanh",
+    };
+    let mut out = json!({
+        "architectures": [class],
+        "model_type": model_type,
+        "vocab_size": c.vocab,
+        "hidden_size": c.hidden,
+        "intermediate_size": c.ffn,
+        "num_hidden_layers": c.layers,
+        "num_attention_heads": c.heads,
+        "num_key_value_heads": c.kv_heads,
+        "head_dim": c.head_dim,
+        "max_position_embeddings": c.context,
+        "rms_norm_eps": number(c.norm_eps),
+        "rope_theta": number(c.rope.base),
+        "rope_scaling": scaling(c)?,
+        "tie_word_embeddings": found.tied,
+        "attention_bias": found.attention_bias,
+    });
+    let mut set = |key: &str, value: Value| out[key] = value;
+    let word = if model_type == "gemma3_text" { "hidden_activation" } else { "hidden_act" };
+    set(word, json!(activation));
+    if model_type == "llama" {
+        set("mlp_bias", json!(found.mlp_bias));
+    }
+    if model_type == "phi3" {
+        set("partial_rotary_factor", share(&c.rope, c.head_dim)?);
+        set("sliding_window", json!(c.local.as_ref().map(|l| l.window)));
+        if let Scaling::Long { original, .. } = c.rope.scaling {
+            set("original_max_position_embeddings", json!(original));
+        }
+    } else if c.rope.dims != c.head_dim {
+        set("partial_rotary_factor", share(&c.rope, c.head_dim)?);
+    }
+    if let (true, Some(local)) = (model_type == "gemma3_text", &c.local) {
+        let name = |l: &bool| if *l { "sliding_attention" } else { "full_attention" };
+        set("sliding_window", json!(local.window));
+        set("rope_local_base_freq", number(local.rope.base));
+        set("layer_types", local.layers.iter().map(name).collect());
+        set("query_pre_attn_scalar", json!(c.head_dim));
+        set("final_logit_softcapping", c.logit_cap.map_or(Value::Null, number));
+    }
+    if let Some(modules) = &found.not_ternary {
+        let quantization = json!({
+            "quant_method": "bitnet",
+            "linear_class": "autobitlinear",
+            "quantization_mode": "offline",
+            "modules_to_not_convert": modules,
+        });
+        set("quantization_config", quantization);
+    }
+    Ok(out)
+}
+
+/// The share of a head that is rotated.
+fn share(rope: &Rope, head_dim: usize) -> Result<Value> {
+    let share = rope.dims as f64 / head_dim as f64;
+    // As it will be read.
+    match (head_dim as f64 * f64::from(share as f32)) as usize == rope.dims {
+        true => Ok(json!(share)),
+        false => {
+            let reason = format!("{} of {head_dim} is no share that an f32 holds", rope.dims);
+            Err(Error::BadConfig { key: "rope.dimension_count".to_owned(), reason })
+        }
+    }
+}
+
+fn scaling(c: &Config) -> Result<Value> {
+    Ok(match &c.rope.scaling {
+        Scaling::None => Value::Null,
+        Scaling::Linear(factor) => json!({"rope_type": "linear", "factor": number(*factor)}),
+        Scaling::Divisors(divisors) => llama3(&c.rope, divisors)?,
+        Scaling::Long { short, long, original } => {
+            let list = |x: &[f32]| x.iter().map(|v| number(*v)).collect::<Value>();
+            let mut out = Map::new();
+            out.insert("rope_type".to_owned(), json!("longrope"));
+            out.insert("short_factor".to_owned(), list(short));
+            out.insert("long_factor".to_owned(), list(long));
+            out.insert("original_max_position_embeddings".to_owned(), json!(original));
+            out.insert("attention_factor".to_owned(), number(c.rope.attention_factor));
+            Value::Object(out)
+        }
+    })
+}
+
+/// GGUF keeps only what Llama 3's rule makes: the rule is found again among those of published models.
+fn llama3(rope: &Rope, divisors: &[f32]) -> Result<Value> {
+    let (low, high) = (1.0, 4.0);
+    let factor = divisors.iter().fold(1.0f32, |m, d| m.max(*d));
+    let fits = |original: usize| {
+        let rule = llama3_divisors((rope.dims, rope.base), factor, (low, high), original);
+        // Its converter computes in f32.
+        rule.iter().zip(divisors).all(|(a, b)| (a / b - 1.0).abs() < 1e-6)
+    };
+    match (4..=20).map(|n| 1 << n).find(|n| fits(*n)) {
+        Some(original) => Ok(json!({
+            "rope_type": "llama3",
+            "factor": number(factor),
+            "low_freq_factor": number(low),
+            "high_freq_factor": number(high),
+            "original_max_position_embeddings": original,
+        })),
+        None => {
+            let reason =
+                "they are not those of Llama 3's rule, and config.json has no other".to_owned();
+            Err(Error::BadConfig { key: "rope_freqs.weight".to_owned(), reason })
+        }
+    }
+}
+
+/// The shortest decimal that is read back as the same f32.
+fn number(x: f32) -> Value {
+    let short: f64 = x.to_string().parse().unwrap_or_else(|_| f64::from(x));
+    let exact = if short as f32 == x { short } else { f64::from(x) };
+    Number::from_f64(exact).map_or(Value::Null, Value::Number)
+}

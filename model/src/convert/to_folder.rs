@@ -1,0 +1,305 @@
+//! A GGUF file as a folder: `config.json`, `model.safetensors`, and what the file has of a tokenizer.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::path::Path;
+
+use safetensors::{Dtype, View};
+use serde_json::{Value, json};
+use tritlab_kernels::{Format, Matrix, Scales, Weights};
+
+use super::Summary;
+use super::config_json::{self, Found};
+use crate::bitlinear;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::hugging_face::names::{self, Names};
+use crate::model::{Progress, fold};
+use crate::source::{format_of, gather, halves};
+use crate::tensors::{Source, Stored};
+
+/// What a tensor of the folder is made from.
+#[derive(Clone, Debug)]
+enum Content {
+    Vector(Stored),
+    /// A matrix in its own element type, or in F32.
+    Dense(Stored),
+    /// The packed codes of a BitLinear layer.
+    Codes(Stored),
+    /// Its scale.
+    Scale(f32),
+}
+
+/// A tensor of the folder.
+#[derive(Clone, Debug)]
+struct Out {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    content: Content,
+}
+
+/// What the tensors are made of, and what became of making them.
+struct Job<'a, 'p> {
+    gguf: &'a Gguf,
+    config: &'a Config,
+    total: usize,
+    done: Cell<usize>,
+    progress: RefCell<&'a mut Progress<'p>>,
+    /// The first error: the writer asks for bytes and takes no other answer.
+    error: RefCell<Option<Error>>,
+}
+
+pub(super) fn write(
+    source: &Path,
+    destination: &Path,
+    progress: &mut Progress<'_>,
+) -> Result<Summary> {
+    if destination.exists() {
+        let why = std::io::Error::other("it exists already");
+        return Err(Error::io(destination)(why));
+    }
+    let gguf = Gguf::open(source)?;
+    let config = gguf.config()?;
+    let (outs, found, rounded) = plan(&gguf, &config)?;
+    let parent = match destination.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)] // a temporary folder is private by default; a model should follow the umask
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    let folder = builder.prefix(".tritlab-").tempdir_in(parent).map_err(Error::io(parent))?;
+
+    let save = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).map_err(Error::io(&path))
+    };
+    save("config.json", &pretty(&config_json::write(&config, &found)?))?;
+    tokenizer(&gguf, &save)?;
+    let total = outs.len();
+    let job = Job {
+        gguf: &gguf,
+        config: &config,
+        total,
+        done: Cell::new(0),
+        progress: RefCell::new(progress),
+        error: RefCell::new(None),
+    };
+    let file = folder.path().join("model.safetensors");
+    let views: Vec<_> =
+        outs.iter().map(|out| (out.name.clone(), Tensor { job: &job, out })).collect();
+    let metadata = [("format".to_owned(), "pt".to_owned())].into();
+    let written = safetensors::serialize_to_file(views, Some(metadata), &file);
+    if let Some(error) = job.error.take() {
+        return Err(error);
+    }
+    written.map_err(|e| Error::io(destination)(std::io::Error::other(e)))?;
+    let bytes_out = std::fs::metadata(&file).map_err(Error::io(&file))?.len();
+    // Mapped files are readable by all that the umask allows, as the rest of the folder is.
+    let temporary = folder.keep();
+    if let Err(e) = std::fs::rename(&temporary, destination) {
+        let _ = std::fs::remove_dir_all(&temporary);
+        return Err(Error::io(destination)(e));
+    }
+    Ok(Summary { tensors: total, rounded, bytes_out })
+}
+
+/// Every tensor of the folder.
+fn plan(gguf: &Gguf, config: &Config) -> Result<(Vec<Out>, Found, Vec<String>)> {
+    let names = Names::of_architecture(&config.architecture);
+    let (mut outs, mut rounded, mut dense) = (Vec::new(), Vec::new(), Vec::new());
+    let mut used = HashSet::new();
+    let mut found = Found { tied: true, attention_bias: false, mlp_bias: false, not_ternary: None };
+    let mut any_ternary = false;
+    for name in names::all(config.layers) {
+        let Some(tensor) = gguf.find(&name) else { continue };
+        used.insert(tensor.own_name.clone());
+        found.tied &= name != "output.weight";
+        found.attention_bias |= name.ends_with(".bias") && name.contains(".attn_");
+        found.mlp_bias |= name.ends_with(".bias") && name.contains(".ffn_");
+        if name.ends_with(".scale") {
+            continue;
+        }
+        let own = names.own(&name);
+        let info = gguf.tensor(&name).map_or(0, |t| t.dims().len());
+        if info <= 1 {
+            let (shape, content) = (vec![tensor.cols], Content::Vector(tensor));
+            outs.push(Out { name: own, dtype: Dtype::F32, shape, content });
+            continue;
+        }
+        let shape = vec![tensor.rows, tensor.cols];
+        if let Some(factor) = ternary_factor(gguf, &tensor)? {
+            if !tensor.rows.is_multiple_of(4) {
+                let found = shape.iter().map(|n| *n as u64).collect();
+                let expected = vec![tensor.rows.next_multiple_of(4) as u64, tensor.cols as u64];
+                return Err(Error::ShapeMismatch { tensor: name, expected, found });
+            }
+            any_ternary = true;
+            let scale = stored_scale(factor);
+            if bitlinear::factor(scale, true) != factor {
+                rounded.push(format!("{own}_scale"));
+            }
+            let content = Content::Scale(scale);
+            let name = format!("{own}_scale");
+            outs.push(Out { name, dtype: Dtype::F32, shape: vec![1], content });
+            let shape = vec![tensor.rows / 4, tensor.cols];
+            let content = Content::Codes(tensor);
+            outs.push(Out { name: own, dtype: Dtype::U8, shape, content });
+            continue;
+        }
+        if gguf.find(&scale_name(&name)).is_some() {
+            let reason =
+                "a factor on products has no place in a folder, except a BitLinear layer's";
+            let tensor = scale_name(&name);
+            return Err(Error::BadTensor { tensor, reason: reason.to_owned() });
+        }
+        if names::is_linear_weight(&name) {
+            dense.push(own.trim_end_matches(".weight").to_owned());
+        }
+        let dtype = match gguf.tensor(&name).and_then(|t| format_of(t.tensor_type())) {
+            Some(Format::F16) => Dtype::F16,
+            Some(Format::BF16) => Dtype::BF16,
+            _ => Dtype::F32,
+        };
+        outs.push(Out { name: own, dtype, shape, content: Content::Dense(tensor) });
+    }
+    if any_ternary {
+        dense.push(names.head.clone());
+        found.not_ternary = Some(dense);
+    }
+    match gguf.leftover(&used) {
+        None => Ok((outs, found, rounded)),
+        Some(tensor) => {
+            Err(Error::UnusedTensor { tensor, architecture: config.architecture.clone() })
+        }
+    }
+}
+
+fn scale_name(weight: &str) -> String {
+    format!("{}.scale", weight.trim_end_matches(".weight"))
+}
+
+/// The factor of a matrix that is BitLinear's.
+fn ternary_factor(gguf: &Gguf, tensor: &Stored) -> Result<Option<f32>> {
+    if !names::is_linear_weight(&tensor.name) {
+        return Ok(None);
+    }
+    let m = matrix(gguf, tensor)?;
+    let ternary = matches!(m.format(), Format::TERNARY | Format::TERNARY_B3);
+    Ok(ternary.then(|| m.scales()[0]))
+}
+
+/// The matrix with a factor outside it drawn in, where it can be.
+fn matrix<'a>(gguf: &'a Gguf, tensor: &Stored) -> Result<Matrix<'a>> {
+    let m = gguf.matrix(tensor)?;
+    let scale = match gguf.find(&scale_name(&tensor.name)) {
+        Some(scale) => Some(gguf.vector(&scale)?[0]),
+        None => None,
+    };
+    let left = scale.is_some() && m.format().info().scales != Scales::Tensor;
+    Ok(if left { m } else { fold(m, scale)?.0 })
+}
+
+/// The `weight_scale` whose inverse of an inverse is `factor`, or the nearest there is.
+fn stored_scale(factor: f32) -> f32 {
+    let near = [factor, factor.next_up(), factor.next_down()];
+    near.into_iter().find(|s| bitlinear::factor(*s, true) == factor).unwrap_or(factor)
+}
+
+/// A tensor as the writer wants it: its bytes when their turn has come.
+struct Tensor<'a, 'p> {
+    job: &'a Job<'a, 'p>,
+    out: &'a Out,
+}
+
+impl View for Tensor<'_, '_> {
+    fn dtype(&self) -> Dtype {
+        self.out.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.out.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let job = self.job;
+        if job.error.borrow().is_some() {
+            return Cow::Borrowed(&[]);
+        }
+        let done = job.done.replace(job.done.get() + 1);
+        let go_on = (job.progress.borrow_mut())(done, job.total, &self.out.name);
+        let bytes = if go_on { self.bytes() } else { Err(Error::Cancelled) };
+        bytes.unwrap_or_else(|e| {
+            *job.error.borrow_mut() = Some(e);
+            Cow::Borrowed(&[])
+        })
+    }
+
+    fn data_len(&self) -> usize {
+        self.out.shape.iter().product::<usize>() * self.out.dtype.bitsize() / 8
+    }
+}
+
+impl Tensor<'_, '_> {
+    fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        let (gguf, config) = (self.job.gguf, self.job.config);
+        let is_interleaved = |t: &Stored| {
+            config.interleaved && (t.name.contains(".attn_q.") || t.name.contains(".attn_k."))
+        };
+        let order = |rows| halves(rows, config.head_dim, config.rope.dims);
+        let floats = |x: Vec<f32>| Cow::Owned(x.iter().flat_map(|v| v.to_le_bytes()).collect());
+        Ok(match &self.out.content {
+            Content::Scale(s) => Cow::Owned(s.to_le_bytes().to_vec()),
+            Content::Vector(t) => {
+                let mut x = gguf.vector(t)?;
+                if is_interleaved(t) && t.name.ends_with(".bias") {
+                    x = order(x.len()).map(|r| x[r]).collect();
+                }
+                // Adding 1 again gives the same numbers: what GGUF holds is a sum with 1 already.
+                if config.architecture == "gemma3" && t.name.ends_with("_norm.weight") {
+                    x.iter_mut().for_each(|w| *w -= 1.0);
+                }
+                floats(x)
+            }
+            Content::Dense(t) | Content::Codes(t) => {
+                let m = matrix(gguf, t)?;
+                let m = if is_interleaved(t) { gather(&m, order(m.rows()))? } else { m };
+                let bytes: Cow<'_, [u8]> = match (&self.out.content, self.out.dtype) {
+                    (Content::Codes(_), _) => Cow::Owned(bitlinear::pack(&t.name, &m)?),
+                    (_, Dtype::F16 | Dtype::BF16) => Cow::Owned(m.bytes().to_vec()),
+                    _ => floats(m.dequantize()),
+                };
+                gguf.release(t);
+                bytes
+            }
+        })
+    }
+}
+
+/// What the file has of a tokenizer.
+fn tokenizer(gguf: &Gguf, save: &impl Fn(&str, &[u8]) -> Result<()>) -> Result<()> {
+    let metadata = gguf.metadata();
+    if let Some(json) = metadata.optional::<Cow<'_, str>>("tokenizer.huggingface.json")? {
+        save("tokenizer.json", json.as_bytes())?;
+    }
+    let Ok(tokenizer) = gguf.tokenizer() else { return Ok(()) };
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).map(str::to_owned);
+    let config = json!({
+        "bos_token": text(tokenizer.bos()),
+        "eos_token": text(tokenizer.eos()),
+        "add_bos_token": tokenizer.adds_bos(),
+        "chat_template": tokenizer.chat_template(),
+    });
+    save("tokenizer_config.json", &pretty(&config))?;
+    let generation = json!({"bos_token_id": tokenizer.bos(), "eos_token_id": tokenizer.eog()});
+    save("generation_config.json", &pretty(&generation))
+}
+
+fn pretty(json: &Value) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(json).unwrap_or_default();
+    text.push(b'\n');
+    text
+}

@@ -1,0 +1,311 @@
+//! Hugging Face folders: `config.json`, safetensors, `tokenizer.json`.
+//!
+//! A [`Folder`] answers to GGUF's names ([`crate::tensors`]). Query and key rows are already in the order
+//! of halves here, Gemma's norms lack the 1 that GGUF has added, and BitLinear layers are master weights, or four
+//! rows of codes in one of bytes.
+
+mod bitlinear;
+mod config;
+mod keys;
+pub(crate) mod names;
+mod safetensors;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use ::safetensors::Dtype;
+use tritlab_kernels::{Format, Matrix, Weights};
+
+use config::Description;
+pub use config::MODEL_TYPES;
+use names::{Names, Style};
+use safetensors::{Entry, Tensors};
+
+use crate::bitlinear::{factor, from_codes, from_masters, unpack};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::tensors::{Source, Stored, dense, finite, fitting};
+use crate::tokenizer::Tokenizer;
+
+/// A Hugging Face folder.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    description: Description,
+    tensors: Tensors,
+    names: Names,
+}
+
+impl Folder {
+    /// Reads `config.json` and the headers of the weights.
+    ///
+    /// # Errors
+    /// [`Error::NotAModel`], [`Error::MissingShard`], and [`Error::InFile`] around whatever is wrong in a
+    /// file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file = path.join("config.json");
+        if !file.is_file() {
+            let expected = "config.json";
+            return Err(Error::NotAModel { folder: path.to_owned(), expected });
+        }
+        let json = std::fs::read(&file).map_err(Error::io(&file))?;
+        let description = Description::parse(&json).map_err(Error::in_file(&file))?;
+        let tensors = Tensors::open(path)?;
+        let names = Self::names(&description.config, &tensors);
+        let folder = Folder { path: path.to_owned(), description, tensors, names };
+        folder.check_promises()?;
+        Ok(folder)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The tensors, by name: element type, shape and bytes of each.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &'static str, &[usize], usize)> {
+        self.tensors.iter().map(|(name, entry)| {
+            let nbytes = self.tensors.bytes(entry).len();
+            (name.as_str(), type_name(entry.dtype), entry.shape.as_slice(), nbytes)
+        })
+    }
+
+    fn names(config: &Config, tensors: &Tensors) -> Names {
+        let has = |name: &str| tensors.get(name).is_some();
+        let prefixes = ["model.", "language_model.model.", "model.language_model."];
+        let prefix = prefixes
+            .into_iter()
+            .find(|p| has(&format!("{p}embed_tokens.weight")))
+            .unwrap_or("model.");
+        let head = ["lm_head", "language_model.lm_head"]
+            .into_iter()
+            .find(|h| has(&format!("{h}.weight")))
+            .unwrap_or("lm_head");
+        let old = format!("{prefix}layers.0.self_attn.inner_attn_ln.weight");
+        let style = if has(&old) { Style::OldBitnet } else { Style::of(&config.architecture) };
+        let norm = format!("{prefix}layers.0.self_attn.q_proj.rms_norm.weight");
+        let input_norm = if has(&norm) { "rms_norm" } else { "norm" };
+        Names { style, prefix: prefix.to_owned(), head: head.to_owned(), input_norm }
+    }
+
+    /// What the configuration says must be there.
+    fn check_promises(&self) -> Result<()> {
+        let d = &self.description;
+        let need = |name: &str| match self.find(name) {
+            Some(_) => Ok(()),
+            None => Err(Error::MissingTensor { name: self.names.own(name) }),
+        };
+        if d.tied == Some(false) {
+            need("output.weight")?;
+        }
+        let attention =
+            ["attn_q", "attn_k", "attn_v", "attn_output"].map(|p| (p, d.attention_bias));
+        let mlp = ["ffn_gate", "ffn_up", "ffn_down"].map(|p| (p, d.mlp_bias));
+        let fused = self.names.style == Style::Phi;
+        for i in 0..d.config.layers {
+            for (part, biased) in attention.iter().chain(&mlp) {
+                if *biased && !fused {
+                    need(&format!("blk.{i}.{part}.bias"))?;
+                }
+                if d.quantization.as_ref().is_some_and(|q| q.norm_eps.is_some()) {
+                    need(&format!("blk.{i}.{part}_norm_in.weight"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a tensor is a vector: a norm or a bias.
+    pub(crate) fn is_vector(&self, tensor: &Stored) -> bool {
+        self.tensors.get(&tensor.own_name).is_some_and(|e| e.shape.len() <= 1)
+    }
+
+    /// Whether a tensor is, or becomes, the ternary matrix of a BitLinear layer.
+    pub(crate) fn is_ternary(&self, tensor: &Stored) -> bool {
+        let coded = |e: &Entry| matches!(e.dtype, Dtype::U8 | Dtype::I8);
+        let online = self.description.quantization.as_ref().is_some_and(|q| q.online);
+        self.is_bitlinear(&tensor.name)
+            && (online || self.tensors.get(&tensor.own_name).is_some_and(coded))
+    }
+
+    fn entry(&self, tensor: &Stored) -> Result<&Entry> {
+        let name = &tensor.own_name;
+        self.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.clone() })
+    }
+
+    /// Whether GGUF's `name` is the weight of a BitLinear layer.
+    fn is_bitlinear(&self, name: &str) -> bool {
+        let Some(q) = &self.description.quantization else { return false };
+        name.starts_with("blk.")
+            && names::is_linear_weight(name)
+            && self.names.own(name).strip_suffix(".weight").is_some_and(|m| q.applies_to(m))
+    }
+
+    /// Packed codes: four rows of them in one of bytes.
+    fn is_packed(&self, name: &str, entry: &Entry) -> bool {
+        entry.dtype == Dtype::U8 && self.is_bitlinear(name)
+    }
+
+    fn tensor_matrix(&self, tensor: &Stored) -> Result<Matrix<'_>> {
+        let entry = self.entry(tensor)?;
+        let bytes = self.tensors.bytes(entry);
+        let bitlinear = self.is_bitlinear(&tensor.name);
+        let format = match entry.dtype {
+            Dtype::F32 => Format::F32,
+            Dtype::F16 => Format::F16,
+            Dtype::BF16 => Format::BF16,
+            Dtype::U8 | Dtype::I8 if bitlinear => return self.codes(tensor, entry),
+            _ => {
+                return Err(Error::UnsupportedTensorType {
+                    tensor: tensor.own_name.clone(),
+                    found: type_name(entry.dtype),
+                    note: "",
+                    known: "F32, F16, BF16, and U8 and I8 for BitLinear layers".to_owned(),
+                });
+            }
+        };
+        let m = dense(tensor, format, bytes)?;
+        let online = self.description.quantization.as_ref().is_some_and(|q| q.online);
+        match bitlinear && online {
+            true => from_masters(&tensor.own_name, &m),
+            false => Ok(m),
+        }
+    }
+
+    /// A BitLinear layer's codes with their scale.
+    fn codes(&self, tensor: &Stored, entry: &Entry) -> Result<Matrix<'static>> {
+        let name = &tensor.own_name;
+        let scale_name = format!("{name}_scale");
+        let missing = || Error::MissingTensor { name: scale_name.clone() };
+        let scale = self.tensors.get(&scale_name).ok_or_else(missing)?;
+        let stored = Stored {
+            name: scale_name.clone(),
+            own_name: scale_name.clone(),
+            file_type: type_name(scale.dtype),
+            rows: scale.rows_cols().0,
+            cols: scale.rows_cols().1,
+        };
+        if (stored.rows, stored.cols) != (1, 1) {
+            let found = scale.shape.iter().map(|n| *n as u64).collect();
+            return Err(Error::ShapeMismatch { tensor: scale_name, expected: vec![1], found });
+        }
+        let value = self.vector(&stored)?[0];
+        let multiply = self.description.quantization.as_ref().is_some_and(|q| q.multiply);
+        let factor = factor(value, multiply);
+        if !(factor.is_finite() && factor > 0.0) {
+            let reason = format!("the scale {value} is not a positive number");
+            return Err(Error::BadTensor { tensor: scale_name, reason });
+        }
+        let (bytes, shape) = (self.tensors.bytes(entry), (tensor.rows, tensor.cols));
+        match entry.dtype {
+            Dtype::U8 => unpack(name, bytes, shape, factor),
+            _ => from_codes(name, bytes, shape, factor),
+        }
+    }
+
+    /// Says in which file of the folder something is wrong with a tensor.
+    fn blame(&self, tensor: &Stored) -> impl FnOnce(Error) -> Error {
+        let file = self.tensors.get(&tensor.own_name).map(|e| self.tensors.file(e).to_owned());
+        move |e| match file {
+            Some(file) => Error::in_file(file)(e),
+            None => e,
+        }
+    }
+}
+
+impl Source for Folder {
+    fn config(&self) -> Result<Config> {
+        Ok(self.description.config.clone())
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer> {
+        let tokenizer = Tokenizer::from_folder(&self.path)?;
+        fitting(tokenizer, self.description.config.vocab)
+            .map_err(Error::in_file(self.path.join("tokenizer.json")))
+    }
+
+    fn count(&self) -> usize {
+        self.tensors.names().len()
+    }
+
+    fn own_name(&self, name: &str) -> String {
+        self.names.own(name)
+    }
+
+    fn find(&self, name: &str) -> Option<Stored> {
+        if name == "output.weight" && self.description.tied == Some(true) {
+            return None;
+        }
+        // Biases that the configuration denies are not read by the class either.
+        let d = &self.description;
+        let biased = if name.contains(".attn_") { d.attention_bias } else { d.mlp_bias };
+        if name.ends_with(".bias") && !biased {
+            return None;
+        }
+        let own_name = self.names.own(name);
+        let entry = self.tensors.get(&own_name)?;
+        let (mut rows, cols) = entry.rows_cols();
+        if self.is_packed(name, entry) {
+            rows = rows.saturating_mul(4);
+        }
+        let (name, file_type) = (name.to_owned(), type_name(entry.dtype));
+        Some(Stored { name, own_name, file_type, rows, cols })
+    }
+
+    fn matrix(&self, tensor: &Stored) -> Result<Matrix<'_>> {
+        self.tensor_matrix(tensor).map_err(self.blame(tensor))
+    }
+
+    fn vector(&self, tensor: &Stored) -> Result<Vec<f32>> {
+        let mut x = self.matrix(tensor)?.dequantize();
+        // Gemma keeps the distance from 1; norms of single layers are no part of Gemma.
+        let norm = tensor.name.ends_with("_norm.weight");
+        if norm && self.names.style == Style::Gemma {
+            x.iter_mut().for_each(|w| *w += 1.0);
+        }
+        finite(&tensor.own_name, x).map_err(self.blame(tensor))
+    }
+
+    fn leftover(&self, used: &HashSet<String>) -> Option<String> {
+        let tied = self.description.tied == Some(true);
+        let known = |name: &str| {
+            name.contains("vision_tower.")
+                || name.contains("multi_modal_projector.")
+                || name.ends_with("rotary_emb.inv_freq")
+                || (tied && name == format!("{}.weight", self.names.head))
+                // Read with the codes.
+                || name.strip_suffix("_scale").is_some_and(|weight| {
+                    used.contains(weight)
+                        && self.tensors.get(weight).is_some_and(|e| matches!(e.dtype, Dtype::U8 | Dtype::I8))
+                })
+        };
+        self.tensors.names().find(|name| !used.contains(*name) && !known(name)).cloned()
+    }
+
+    fn release(&self, tensor: &Stored) {
+        if let Some(entry) = self.tensors.get(&tensor.own_name) {
+            self.tensors.release(entry);
+        }
+    }
+}
+
+/// The name of an element type, as safetensors writes it.
+fn type_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "F32",
+        Dtype::F16 => "F16",
+        Dtype::BF16 => "BF16",
+        Dtype::F64 => "F64",
+        Dtype::U8 => "U8",
+        Dtype::I8 => "I8",
+        Dtype::I16 => "I16",
+        Dtype::U16 => "U16",
+        Dtype::I32 => "I32",
+        Dtype::U32 => "U32",
+        Dtype::I64 => "I64",
+        Dtype::U64 => "U64",
+        Dtype::BOOL => "BOOL",
+        _ => "another type",
+    }
+}

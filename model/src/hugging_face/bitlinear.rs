@@ -1,0 +1,69 @@
+//! `quantization_config` of BitNet models: which layers are BitLinear, and how their scales are meant.
+
+use super::keys::Keys;
+use crate::error::Result;
+
+/// BitLinear layers of a folder.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Quantization {
+    /// Whether the stored `weight_scale` multiplies (`autobitlinear`) or divides (`bitlinear`).
+    pub multiply: bool,
+    /// Whether float weights are masters that are made ternary when the model is loaded.
+    pub online: bool,
+    /// Modules that stay as they are.
+    skipped: Vec<String>,
+    /// Where every BitLinear layer has a norm of its own, its eps.
+    pub norm_eps: Option<f32>,
+}
+
+impl Quantization {
+    /// Reads `quantization_config`; `None` where a model is not quantised. 1bitLLM's models have none, and
+    /// are all BitLinear with master weights.
+    pub fn read(root: Keys<'_>, old_bitnet: bool) -> Result<Option<Self>> {
+        let keys = root.object("quantization_config", "quantization_config.")?;
+        if keys.is_none() {
+            return Ok(old_bitnet.then(|| Quantization {
+                multiply: true,
+                online: true,
+                skipped: Vec::new(),
+                norm_eps: None,
+            }));
+        }
+        let method = keys.text("quant_method")?.ok_or_else(|| keys.missing("quant_method"))?;
+        if method != "bitnet" {
+            let reason = format!("{method:?} is not supported, only bitnet is");
+            return Err(keys.bad("quant_method", reason));
+        }
+        let choice = |key: &str, first: &'static str, second: &'static str| match keys
+            .text(key)?
+            .unwrap_or(first)
+        {
+            v if v == first => Ok(false),
+            v if v == second => Ok(true),
+            other => Err(keys.bad(key, format!("{other:?} is neither {first} nor {second}"))),
+        };
+        let multiply = choice("linear_class", "bitlinear", "autobitlinear")?;
+        let online = choice("quantization_mode", "offline", "online")?;
+        let skipped = keys.texts("modules_to_not_convert")?.unwrap_or_default();
+        let norm_eps = match keys.flag("use_rms_norm")? {
+            Some(true) => Some(keys.number("rms_norm_eps")?.unwrap_or(1e-6)),
+            _ => None,
+        };
+        let skipped = skipped.into_iter().map(str::to_owned).collect();
+        Ok(Some(Quantization { multiply, online, skipped, norm_eps }))
+    }
+
+    /// Whether the linear layer `module` (`model.layers.0.mlp.up_proj`) is BitLinear.
+    pub fn applies_to(&self, module: &str) -> bool {
+        let is_head = module.ends_with("lm_head") || module.ends_with("embed_tokens");
+        let named = |skipped: &String| {
+            let at = module.find(skipped.as_str());
+            at.is_some_and(|at| {
+                let end = at + skipped.len();
+                (at == 0 || module[..at].ends_with('.'))
+                    && (end == module.len() || module[end..].starts_with('.'))
+            })
+        };
+        !is_head && !self.skipped.iter().any(named)
+    }
+}

@@ -1,0 +1,100 @@
+//! JSON objects with the errors that a configuration needs. A key that is null counts as absent.
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// An object of `config.json`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keys<'a> {
+    object: Option<&'a Map<String, Value>>,
+    /// What comes before a key in messages: `rope_scaling.`, or nothing.
+    prefix: &'a str,
+}
+
+impl<'a> Keys<'a> {
+    /// The keys of `object`.
+    pub fn of(object: &'a Map<String, Value>) -> Self {
+        Keys { object: Some(object), prefix: "" }
+    }
+
+    /// Whether there is no such object.
+    pub fn is_none(self) -> bool {
+        self.object.is_none()
+    }
+
+    /// Whether the key is there, be it as null.
+    pub fn has(self, key: &str) -> bool {
+        self.object.is_some_and(|o| o.contains_key(key))
+    }
+
+    pub fn get(self, key: &str) -> Option<&'a Value> {
+        self.object?.get(key).filter(|v| !v.is_null())
+    }
+
+    /// The object at `key`, without keys where there is none; `prefix` is for messages.
+    pub fn object(self, key: &str, prefix: &'a str) -> Result<Keys<'a>> {
+        match self.get(key) {
+            None => Ok(Keys { object: None, prefix }),
+            Some(Value::Object(object)) => Ok(Keys { object: Some(object), prefix }),
+            Some(other) => Err(self.wrong(key, "an object", other)),
+        }
+    }
+
+    pub fn count(self, key: &str) -> Result<Option<usize>> {
+        let read = |v: &Value| v.as_u64()?.try_into().ok();
+        self.read(key, "a non-negative integer", read)
+    }
+
+    pub fn number(self, key: &str) -> Result<Option<f32>> {
+        self.read(key, "a number", |v| v.as_f64().map(|v| v as f32).filter(|v| v.is_finite()))
+    }
+
+    pub fn numbers(self, key: &str) -> Result<Option<Vec<f32>>> {
+        let one = |v: &Value| v.as_f64().map(|v| v as f32).filter(|v| v.is_finite());
+        self.read(key, "an array of numbers", |v| v.as_array()?.iter().map(one).collect())
+    }
+
+    pub fn text(self, key: &str) -> Result<Option<&'a str>> {
+        self.read(key, "a string", Value::as_str)
+    }
+
+    pub fn texts(self, key: &str) -> Result<Option<Vec<&'a str>>> {
+        self.read(key, "an array of strings", |v| v.as_array()?.iter().map(Value::as_str).collect())
+    }
+
+    pub fn flag(self, key: &str) -> Result<Option<bool>> {
+        self.read(key, "true or false", Value::as_bool)
+    }
+
+    /// A value that has the right type and cannot be.
+    pub fn bad(self, key: &str, reason: String) -> Error {
+        Error::BadConfig { key: format!("{}{key}", self.prefix), reason }
+    }
+
+    pub fn missing(self, key: &str) -> Error {
+        Error::MissingKey { key: format!("{}{key}", self.prefix) }
+    }
+
+    fn read<T>(
+        self,
+        key: &str,
+        expected: &'static str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match read(value) {
+            Some(value) => Ok(Some(value)),
+            None => Err(self.wrong(key, expected, value)),
+        }
+    }
+
+    fn wrong(self, key: &str, expected: &'static str, found: &Value) -> Error {
+        let mut found = found.to_string();
+        if let Some((end, _)) = found.char_indices().nth(60) {
+            found.truncate(end);
+            found.push('…');
+        }
+        Error::WrongType { key: format!("{}{key}", self.prefix), expected, found }
+    }
+}

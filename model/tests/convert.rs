@@ -1,0 +1,188 @@
+//! Folders to GGUF files and back: against fixtures that exist in both forms, made by other programs.
+
+mod support;
+
+use std::path::Path;
+
+use support::{FOLDERS, File, assert_bits, error, expected, folder, load, path};
+use tritlab_kernels::Format;
+use tritlab_model::convert::convert;
+use tritlab_model::gguf::{Gguf, TensorType};
+use tritlab_model::{Config, Error};
+
+/// Fixtures in both forms.
+const BOTH: [&str; 5] = ["llama", "qwen3", "phi3-short", "phi3-long", "gemma3"];
+
+fn quiet(from: impl AsRef<Path>, to: impl AsRef<Path>) -> tritlab_model::Result<Vec<String>> {
+    convert(from, to, &mut |_, _, _| true).map(|summary| summary.rounded)
+}
+
+fn tensors(folder: &Path) -> Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)> {
+    let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
+    let all = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut out: Vec<_> = all
+        .tensors()
+        .into_iter()
+        .map(|(name, t)| (name, t.dtype(), t.shape().to_vec(), t.data().to_vec()))
+        .collect();
+    out.sort_by(|a, b| a.0.cmp(&b.0));
+    out
+}
+
+/// The same tensors under the same names with the same bits, and no key that says something else.
+#[test]
+fn a_folder_becomes_the_file_that_another_program_made() {
+    for name in BOTH {
+        let temporary = tempfile::tempdir().unwrap();
+        let to = temporary.path().join("out.gguf");
+        assert_eq!(quiet(folder(name), &to).unwrap(), [""; 0]);
+        let (ours, theirs) = (Gguf::open(&to).unwrap(), Gguf::open(path(name)).unwrap());
+        for t in theirs.tensors() {
+            let o = ours.tensor(t.name()).unwrap_or_else(|| panic!("{name}: no {}", t.name()));
+            assert_eq!((o.dims(), o.tensor_type()), (t.dims(), t.tensor_type()), "{}", t.name());
+            assert_eq!(ours.data(o), theirs.data(t), "{name}: {}", t.name());
+        }
+        assert_eq!(ours.tensors().len(), theirs.tensors().len(), "{name}");
+        // A window as long as the context is none, which the comparison of the configurations covers.
+        let other = ["general.name", "phi3.attention.sliding_window"];
+        for (key, value) in theirs.metadata().iter().filter(|(k, _)| !other.contains(k)) {
+            // Widths of integers differ; what is read does not.
+            let found = ours.metadata().get(key).unwrap_or_else(|| panic!("{name}: no {key}"));
+            let same = match (value.as_number(), found.as_number()) {
+                (Some(a), Some(b)) => a == b,
+                _ => value == found,
+            };
+            assert!(same, "{name}: {key} is {found}, not {value}");
+        }
+        let (a, b) = (Config::from_gguf(&ours).unwrap(), Config::from_gguf(&theirs).unwrap());
+        assert_eq!(Config { name: None, ..a }, Config { name: None, ..b }, "{name}");
+    }
+}
+
+#[test]
+fn a_file_becomes_the_folder_that_another_program_made() {
+    for name in BOTH {
+        let temporary = tempfile::tempdir().unwrap();
+        let to = temporary.path().join("out");
+        assert_eq!(quiet(path(name), &to).unwrap(), [""; 0]);
+        let (ours, theirs) = (tensors(&to), tensors(&folder(name)));
+        assert_eq!(ours.len(), theirs.len(), "{name}");
+        for (o, t) in ours.iter().zip(&theirs) {
+            assert_eq!((&o.0, o.1, &o.2), (&t.0, t.1, &t.2), "{name}");
+            // GGUF has rounded Gemma's 1 + w, so the last bits of w are gone: the sum is what comes back.
+            let sum = |data: &[u8]| -> Vec<f32> {
+                data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b) + 1.0).collect()
+            };
+            let norm = name == "gemma3" && o.0.ends_with("norm.weight");
+            assert!(if norm { sum(&o.3) == sum(&t.3) } else { o.3 == t.3 }, "{name}: {}", o.0);
+        }
+        let config = |folder: &Path| {
+            Config::from_hugging_face(&std::fs::read(folder.join("config.json")).unwrap()).unwrap()
+        };
+        assert_eq!(config(&to), config(&folder(name)), "{name}");
+    }
+}
+
+/// BitLinear: codes and scales keep their bits, so do the answers.
+#[test]
+fn bitnet_goes_both_ways() {
+    for name in FOLDERS.into_iter().filter(|n| n.starts_with("bitnet")) {
+        let temporary = tempfile::tempdir().unwrap();
+        let (file, back) = (temporary.path().join("out.gguf"), temporary.path().join("back"));
+        quiet(folder(name), &file).unwrap();
+        assert_eq!(quiet(&file, &back).unwrap(), [""; 0]);
+        let ids = expected(name).ids;
+        let logits = load(folder(name)).unwrap().logits(&ids).unwrap();
+        assert_bits(name, &load(&file).unwrap().logits(&ids).unwrap(), &logits);
+        assert_bits(name, &load(&back).unwrap().logits(&ids).unwrap(), &logits);
+        // Scales are as they are read, which may be the stored ones' neighbours.
+        for (a, b) in tensors(&back).iter().zip(tensors(&folder("bitnet-packed-multiply"))) {
+            assert_eq!((&a.0, a.1, &a.2), (&b.0, b.1, &b.2));
+            assert!(a.0.ends_with("_scale") || a.3 == b.3, "{name}: {}", a.0);
+        }
+    }
+    // The f16 scales of another program's file: not all have an inverse, and the result says which.
+    let temporary = tempfile::tempdir().unwrap();
+    let back = temporary.path().join("back");
+    let rounded = quiet(path("bitnet-gguf-tq2_0"), &back).unwrap();
+    let model = load(&back).unwrap();
+    let ids = expected("bitnet-gguf-tq2_0").ids;
+    let logits = model.logits(&ids).unwrap();
+    let own = load(path("bitnet-gguf-tq2_0")).unwrap().logits(&ids).unwrap();
+    let largest = own.iter().zip(&logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(rounded.iter().all(|n| n.ends_with("weight_scale")), "{rounded:?}");
+    assert!(largest < 1e-4, "{largest}, {rounded:?}");
+}
+
+/// 16-bit weights stay, biases are reordered with their rows, coded weights come out as the numbers they are.
+#[test]
+fn other_types_and_biases() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (file, to) = (temporary.path().join("in.gguf"), temporary.path().join("out"));
+    let bias: Vec<f32> = (0..128).map(|i| i as f32 / 64.0 - 1.0).collect();
+    let mut changed = File::of("llama")
+        .store("blk.0.attn_q.weight", Format::F16)
+        .store("blk.1.ffn_up.weight", Format::BF16)
+        .store("blk.1.ffn_down.weight", Format::Q4_0);
+    for i in 0..2 {
+        for (part, rows) in [("q", 128), ("k", 64), ("v", 64), ("output", 96)] {
+            let name = format!("blk.{i}.attn_{part}.bias");
+            changed = changed.with(&name, &[rows], &bias[..rows as usize]);
+        }
+    }
+    changed.write(&file);
+    quiet(&file, &to).unwrap();
+    let ids = expected("llama").ids;
+    let own = load(&file).unwrap();
+    // What a folder cannot hold in four bits it holds exactly in 32: the same weights, not the same product.
+    let dequantized = tensors(&to).into_iter().find(|t| t.0.ends_with("1.mlp.down_proj.weight"));
+    let gguf = Gguf::open(&file).unwrap();
+    let q4 = tritlab_model::source::matrix(&gguf, gguf.tensor("blk.1.ffn_down.weight").unwrap());
+    let numbers = tritlab_kernels::Weights::dequantize(&q4.unwrap());
+    let bytes: Vec<u8> = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
+    assert!(dequantized.unwrap().3 == bytes);
+    // Back again, everything but that matrix is as it was.
+    let back = temporary.path().join("back.gguf");
+    quiet(&to, &back).unwrap();
+    let back = Gguf::open(&back).unwrap();
+    for t in gguf.tensors().iter().filter(|t| t.tensor_type() != TensorType::Q4_0) {
+        let b = back.tensor(t.name()).unwrap();
+        assert_eq!(b.tensor_type(), t.tensor_type(), "{}", t.name());
+        assert!(back.data(b) == gguf.data(t), "{}", t.name());
+    }
+    let model = load(&to).unwrap();
+    assert_eq!(model.logits(&ids).unwrap().len(), own.logits(&ids).unwrap().len());
+}
+
+#[test]
+fn what_has_no_word_on_the_other_side_is_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let file = temporary.path().join("in.gguf");
+    let to = temporary.path().join("out");
+    let refused = |f: &File| {
+        f.write(&file);
+        let e = error(quiet(&file, &to));
+        assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 1, "nothing is left");
+        e
+    };
+    let divisors: Vec<f32> = (0..16).map(|i| 1.0 + i as f32).collect();
+    let llama = || File::of("llama").without("rope_freqs.weight");
+    let e = refused(&llama().with("rope_freqs.weight", &[16], &divisors));
+    assert!(matches!(&e, Error::BadConfig { key, .. } if key == "rope_freqs.weight"), "{e}");
+    let e = refused(&llama().with("blk.0.attn_q.scale", &[1], &[2.0]));
+    assert!(matches!(&e, Error::BadTensor { tensor, .. } if tensor == "blk.0.attn_q.scale"), "{e}");
+    let e = refused(&llama().with("blk.0.adapter.weight", &[1], &[2.0]));
+    assert!(matches!(e, Error::UnusedTensor { .. }), "{e}");
+    // Nothing is overwritten, and nothing is left of a cancelled run.
+    let e = error(quiet(path("llama"), temporary.path()));
+    assert!(matches!(e, Error::Io { .. }), "{e}");
+    for (from, to) in
+        [(path("llama"), to.clone()), (folder("llama"), temporary.path().join("a.gguf"))]
+    {
+        for stop in [0, 5] {
+            let e = error(convert(&from, &to, &mut |done, _, _| done < stop));
+            assert!(matches!(e, Error::Cancelled), "{e}");
+            assert!(!to.exists() && std::fs::read_dir(temporary.path()).unwrap().count() == 1);
+        }
+    }
+}

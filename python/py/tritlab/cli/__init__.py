@@ -1,0 +1,27 @@
+"""The command `tritlab`: the library's calls, from a shell. One command per file.
+
+The modules that need NumPy load inside the commands: `tritlab --help` answers at once.
+"""
+
+# In the order of `tritlab --help`; importing a command adds it.
+from tritlab.cli import (  # noqa: I001
+    compare,
+    perplexity,
+    generate,
+    inspect,
+    explain,
+    quantize,
+    convert,
+    bench,
+    rerun,
+)
+from tritlab.cli._app import app
+
+__all__ = ["app", "main"]
+
+_COMMANDS = (compare, perplexity, generate, inspect, explain, quantize, convert, bench, rerun)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

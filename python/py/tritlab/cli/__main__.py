@@ -1,0 +1,5 @@
+"""`python -m tritlab.cli`."""
+
+from tritlab.cli import main
+
+main()

@@ -1,0 +1,108 @@
+"""`tritlab compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tritlab._options import (
+    BackendOption,
+    ContextOption,
+    HeadOption,
+    JsonOption,
+    ModelArgument,
+    TextOption,
+    ThreadsOption,
+)
+from tritlab._terminal import command_line, new_console, reporter
+from tritlab.cli._app import app
+
+
+@app.command(short_help="Quality, size and speed of several formats, with a report.")
+def compare(
+    model: ModelArgument,
+    text: TextOption,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--formats", "-f", metavar="A,B,…", help='Formats, separated by commas; "file" as is.'
+        ),
+    ] = "F16,Q8_0,Q4_0,file,TERNARY",
+    reference: Annotated[
+        str,
+        typer.Option("--reference", "-r", metavar="NAME", help="What to compare with."),
+    ] = "F16",
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the results go.")
+    ] = Path("tritlab-results"),
+    context: ContextOption = 512,
+    chunks: Annotated[
+        int,
+        typer.Option("--chunks", "-n", min=0, metavar="N", help="Windows; 0 for the whole text."),
+    ] = 6,
+    prompt: Annotated[
+        int, typer.Option("--prompt", "-p", min=1, metavar="N", help="Tokens of the timed prefill.")
+    ] = 512,
+    gen: Annotated[
+        int, typer.Option("--gen", "-g", min=1, metavar="N", help="Tokens of the timed decode.")
+    ] = 64,
+    repetitions: Annotated[
+        int, typer.Option("--repetitions", min=1, metavar="N", help="Timed repetitions.")
+    ] = 3,
+    head: HeadOption = None,
+    threads: ThreadsOption = None,
+    backend: BackendOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare formats of one model on one text: quality, size, speed.
+
+    Writes results.csv, results.json (with receipts), per-token.npz, figures and a report.html that
+    stands alone. The reference F16 is the file's own weights expanded to F16.
+
+    \b
+    Examples:
+      tritlab compare smollm2 --text book.txt
+      tritlab compare my.gguf -t book.txt -f F16,Q8_0,Q4_0,TQ2_0 --chunks 0 -o results
+      tritlab compare my.gguf -t book.txt --reference file --json | jq '.records[].kl_nats'
+    """
+    from tritlab import comparison
+    from tritlab._files import to_json
+    from tritlab.report import figures  # noqa: F401  # matplotlib may be absent: say so now
+    from tritlab.report.text import footnotes, tables
+
+    made = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)  # a folder that can't be written is said before the work
+    try:
+        result = comparison.compare(
+            model,
+            [name.strip() for name in formats.split(",") if name.strip()],
+            text,
+            reference=reference,
+            head=head,
+            context=context,
+            chunks=chunks or None,
+            n_prompt=prompt,
+            n_gen=gen,
+            repetitions=repetitions,
+            threads=threads,
+            backend=backend,
+            progress=reporter(),
+            command=command_line(),
+        )
+    except BaseException:
+        if made and not any(out.iterdir()):
+            out.rmdir()
+        raise
+    report = result.save(out)
+    if json:
+        print(to_json(result.to_dict()))
+        return
+    console = new_console()
+    console.print()
+    for table in tables(result):
+        console.print(table)
+    for line in footnotes(result):
+        console.print(line, markup=False, highlight=False)
+    console.print(f"\nReport: {report}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,74 @@
+"""Hugging Face folders: loaded, inspected and converted, by the library and by the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import tritlab as tl
+from tritlab.cli import app
+
+FIXTURES = Path(__file__).parents[3] / "model" / "tests" / "data" / "fixtures"
+IDS = np.arange(1, 13, dtype=np.int32)
+
+
+def run(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_folder_and_file_are_one_model(name: str) -> None:
+    folder = tl.Model.load(FIXTURES / name)
+    file = tl.Model.load(FIXTURES / name / "model.gguf")
+    assert folder.fingerprint(IDS) == file.fingerprint(IDS)
+    assert folder.architecture == file.architecture
+    assert folder.name == name
+    assert folder.tensors()[0]["name"] == "model.embed_tokens.weight"
+
+
+def test_convert_goes_both_ways(tmp_path: Path) -> None:
+    source = FIXTURES / "bitnet-packed-multiply"
+    seen: list[str] = []
+
+    def progress(done: int, total: int, name: str) -> None:
+        seen.append(name)
+        assert done < total
+
+    report = tl.convert(source, tmp_path / "out.gguf", progress=progress)
+    assert report["rounded"] == []
+    assert report["tensors"] == len(seen)
+    assert report["bytes_out"] == (tmp_path / "out.gguf").stat().st_size
+    run("convert", tmp_path / "out.gguf", tmp_path / "back")
+    hashes = {tl.Model.load(p).fingerprint(IDS) for p in (source, *tmp_path.iterdir())}
+    assert len(hashes) == 1
+    again = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out.gguf")])
+    assert again.exit_code == 1
+    assert "--force" in again.stderr
+
+
+def test_inspect_takes_folders() -> None:
+    found = json.loads(run("inspect", FIXTURES / "qwen3", "--json"))
+    assert found["metadata"]["model_type"] == "qwen3"
+    assert {t["type"] for t in found["tensors"]} == {"F32"}
+    assert "Hugging Face folder" in run("inspect", FIXTURES / "qwen3", "--tensors")
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        tl.Model.load(tmp_path)
+    config = json.loads((FIXTURES / "llama" / "config.json").read_text())
+    config["hidden_size"] = "wide"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(tl.errors.ModelError, match=r'config\.json.*hidden_size.*"wide"'):
+        tl.Model.load(tmp_path)
+    config["hidden_size"] = 96
+    config["model_type"] = "mamba"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(tl.errors.ModelError, match="mamba"):
+        tl.Model.load(tmp_path)
