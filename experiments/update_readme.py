@@ -9,6 +9,7 @@ experiments/figures/.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ import tritlab as tl
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "results" / "demo"
+KERNELS = ROOT / "benches" / "record" / "kernels.json"
 PEERS = ROOT / "benches" / "record" / "peers-smollm2-135m-instruct.q4_1.md"
 FIGURES = ROOT / "experiments" / "figures"
 
@@ -59,6 +61,7 @@ def main() -> None:
     text = splice(text, "formats", formats_table())
     rows = PEERS.read_text(encoding="utf-8").splitlines()
     text = splice(text, "peers", "\n".join(row for row in rows if row.startswith("|")))
+    text = splice(text, "kernels", json.loads(KERNELS.read_text(encoding="utf-8"))["summary"])
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=ROOT, delete=False) as out:
         out.write(text)
     os.chmod(out.name, 0o644)  # temporary files are private

@@ -39,6 +39,8 @@ pub struct Acts {
     pub(crate) sum: Vec<i32>,
     /// [n][padded / 16] sums of 16 codes, for k-quants; empty unless groups are of 256.
     pub(crate) sub_sum: Vec<i16>,
+    /// [n][groups][`PAIRS`] the same, and sums of 32, in the order that [`crate::isa::Isa::dot_sub`] wants.
+    pairs: Vec<i16>,
     /// [n][cols] f32; empty unless dense.
     pub(crate) x: Vec<f32>,
 }
@@ -116,6 +118,7 @@ impl Acts {
             scale: Vec::new(),
             sum: Vec::new(),
             sub_sum: Vec::new(),
+            pairs: Vec::new(),
             x: Vec::new(),
         })
     }
@@ -125,6 +128,8 @@ impl Acts {
         if self.grouping == Grouping::Group256 {
             let sixteen = |q: &[i8; 16]| q.iter().map(|&q| i16::from(q)).sum();
             self.sub_sum = self.q.as_chunks().0.iter().map(sixteen).collect();
+            let rows = (0..self.n).flat_map(|t| pairs(self.sub_sums(t), self.groups));
+            self.pairs = rows.collect();
         }
     }
 
@@ -174,10 +179,38 @@ impl Acts {
         self.sub_sum.get(t * n..(t + 1) * n).unwrap_or_default()
     }
 
+    /// Sums of the codes of each sub-block of `len` (16 or 32) in group `g` of vector `t`, four at a time in the
+    /// order 0, 2, 1, 3; groups of 256 only.
+    #[inline(always)]
+    pub(crate) fn sub_pairs(&self, t: usize, g: usize, len: usize) -> &[[i16; 4]] {
+        let group = &self.pairs[(t * self.groups + g) * PAIRS..][..PAIRS];
+        let (sixteens, thirty_twos) = group.split_at(16);
+        if len == 16 { sixteens.as_chunks().0 } else { thirty_twos.as_chunks().0 }
+    }
+
     /// The f32 values of vector `t`, for dense weights.
     pub fn dense(&self, t: usize) -> &[f32] {
         &self.x[t * self.cols..(t + 1) * self.cols]
     }
+}
+
+/// Sums of 16 and of 32 codes in a group of 256.
+const PAIRS: usize = 16 + 8;
+
+/// See [`Acts::sub_pairs`].
+fn pairs(sixteens: &[i16], groups: usize) -> impl Iterator<Item = i16> {
+    sixteens.as_chunks::<16>().0.iter().take(groups).flat_map(|s| {
+        let swap = |i: usize| i / 4 * 4 + [0, 2, 1, 3][i % 4];
+        let mut out = [0; PAIRS];
+        for i in 0..16 {
+            out[i] = s[swap(i)];
+        }
+        for i in 0..8 {
+            let i32 = swap(i);
+            out[16 + i] = s[2 * i32] + s[2 * i32 + 1];
+        }
+        out
+    })
 }
 
 /// Smallest `max|x|` of a group.

@@ -54,6 +54,7 @@ use std::is_x86_feature_detected as detected;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use token;
 
+pub(crate) mod pages;
 pub(crate) mod portable;
 
 #[cfg(target_arch = "x86_64")]
@@ -99,6 +100,11 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
 
     /// Loads 64 bytes.
     fn bytes(self, x: &[u8; 64]) -> Self::Bytes;
+    /// Says that the 64 bytes `ahead` bytes after `x` will be read soon. They need not exist.
+    #[inline(always)]
+    fn prefetch(self, x: &[u8; 64], ahead: usize) {
+        let _ = (x, ahead);
+    }
     /// `(byte >> shift) & mask` in every byte, to the left where `shift` is negative. The mask has only bits
     /// that the shift fills from the byte itself.
     fn field(self, x: Self::Bytes, shift: i32, mask: u8) -> Self::Bytes;
@@ -120,8 +126,9 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// Lane l: adds the sum over j of `(u[4l+j] - WIDE_BIAS) * a[j]`, exact for every u and a in -127..=127.
     fn dot_wide(self, acc: Self::I32, u: Self::Bytes, a: [i8; 4]) -> Self::I32;
 
-    /// Lane l: adds the sum over j of `x[4l+j] * a[j]`, `x` signed, exact for |a| up to 4,064 (the sum of 32
-    /// activations).
+    /// Lane l: adds the sum over j of `x[4l+j] * a[p]`, j = 0, 2, 1, 3 for p = 0, 1, 2, 3: two words that are
+    /// neighbours in `a` belong to bytes of the same parity. `x` is signed; exact for |a| up to 4,064 (the sum of
+    /// 32 activations).
     fn dot_sub(self, acc: Self::I32, x: Self::Bytes, a: [i16; 4]) -> Self::I32;
     /// Lane l: byte `4l + j`, signed.
     fn byte(self, x: Self::Bytes, j: usize) -> Self::I32;
@@ -132,8 +139,10 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
 
     /// `x` in every lane.
     fn splat_i32(self, x: i32) -> Self::I32;
-    /// Wrapping product.
-    fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// `sum + a * b`, wrapping.
+    fn mul_add_i32(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// `sum + a * b` for a and b in -32,768..=32,767; the sum wraps.
+    fn mul_add_i16(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32;
     /// Wrapping sum.
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// Nearest f32, ties to even.

@@ -31,6 +31,7 @@ use half::f16;
 use crate::activation::{BASE3_COLS, CHUNK};
 use crate::error::{Error, Result};
 use crate::format::{Codes, Element, Format, Grouping, Info, Kind, Plain, Scales, first_digit};
+use crate::isa::pages::prefer_large;
 use crate::matrix::{Matrix, Weights};
 use crate::threads;
 
@@ -174,7 +175,9 @@ impl Panels {
         let geometry = Geometry::of(format, cols);
         let panel_lines = geometry.panel_lines();
         let panels = rows.div_ceil(ROWS);
-        let mut lines = vec![Line([0; 64]); panels * panel_lines];
+        let mut lines = Vec::with_capacity(panels * panel_lines);
+        prefer_large(lines.spare_capacity_mut());
+        lines.resize(panels * panel_lines, Line([0; 64]));
         if panel_lines > 0 {
             let bad = AtomicUsize::new(usize::MAX);
             threads::for_each_chunk(&mut lines, panel_lines, |p, panel| {

@@ -61,6 +61,11 @@ impl Isa for Avx2 {
         })
     }
     #[inline(always)]
+    fn prefetch(self, x: &[u8; 64], ahead: usize) {
+        // A prefetch reads nothing that a program could see and never faults: any address will do.
+        proven!(self, _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(ahead).cast()))
+    }
+    #[inline(always)]
     fn field(self, x: Self::Bytes, shift: i32, mask: u8) -> Self::Bytes {
         // A 16-bit shift moves bits across bytes; the mask drops them.
         both(x, |x| {
@@ -135,7 +140,7 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn dot_sub(self, acc: Self::I32, x: Self::Bytes, a: [i16; 4]) -> Self::I32 {
         let pair = |low: i16, high: i16| i32::from(low as u16) | i32::from(high) << 16;
-        let (even, odd) = (pair(a[0], a[2]), pair(a[1], a[3]));
+        let (even, odd) = (pair(a[0], a[1]), pair(a[2], a[3]));
         // Bytes 0 and 2 of a lane, and 1 and 3, as signed words.
         both2(acc, x, |acc, x| {
             proven!(self, {
@@ -157,8 +162,17 @@ impl Isa for Avx2 {
         })
     }
     #[inline(always)]
-    fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
-        both2(a, b, |a, b| proven!(self, _mm256_mullo_epi32(a, b)))
+    fn mul_add_i32(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        let product = both2(a, b, |a, b| proven!(self, _mm256_mullo_epi32(a, b)));
+        self.add_i32(sum, product)
+    }
+    #[inline(always)]
+    fn mul_add_i16(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        // Low words are the numbers; the high words (signs) meet zeros.
+        let product = both2(a, b, |a, b| {
+            proven!(self, { _mm256_madd_epi16(a, _mm256_and_si256(b, _mm256_set1_epi32(0xffff))) })
+        });
+        self.add_i32(sum, product)
     }
     #[inline(always)]
     fn telescope(self, a: Self::I32, b: Self::I32) -> Self::I32 {

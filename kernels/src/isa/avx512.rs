@@ -32,6 +32,11 @@ impl Isa for Avx512 {
         proven!(self, _mm512_loadu_si512(x.as_ptr().cast()))
     }
     #[inline(always)]
+    fn prefetch(self, x: &[u8; 64], ahead: usize) {
+        // A prefetch reads nothing that a program could see and never faults: any address will do.
+        proven!(self, _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(ahead).cast()))
+    }
+    #[inline(always)]
     fn field(self, x: __m512i, shift: i32, mask: u8) -> __m512i {
         // A 16-bit shift moves bits across bytes; the mask drops them.
         proven!(self, {
@@ -90,7 +95,7 @@ impl Isa for Avx512 {
     #[inline(always)]
     fn dot_sub(self, acc: __m512i, x: __m512i, a: [i16; 4]) -> __m512i {
         let pair = |low: i16, high: i16| i32::from(low as u16) | i32::from(high) << 16;
-        let (even, odd) = (pair(a[0], a[2]), pair(a[1], a[3]));
+        let (even, odd) = (pair(a[0], a[1]), pair(a[2], a[3]));
         // Bytes 0 and 2 of a lane, and 1 and 3, as signed words.
         proven!(self, {
             let x0 = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(x));
@@ -107,8 +112,16 @@ impl Isa for Avx512 {
         })
     }
     #[inline(always)]
-    fn mul_i32(self, a: __m512i, b: __m512i) -> __m512i {
-        proven!(self, _mm512_mullo_epi32(a, b))
+    fn mul_add_i32(self, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        proven!(self, _mm512_add_epi32(sum, _mm512_mullo_epi32(a, b)))
+    }
+    #[inline(always)]
+    fn mul_add_i16(self, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // Low words are the numbers; the high words (signs) meet zeros.
+        proven!(self, {
+            let low = _mm512_and_si512(b, _mm512_set1_epi32(0xffff));
+            _mm512_dpwssd_epi32(sum, a, low)
+        })
     }
     #[inline(always)]
     fn telescope(self, a: __m512i, b: __m512i) -> __m512i {

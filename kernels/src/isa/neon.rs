@@ -148,7 +148,7 @@ macro_rules! neon {
             }
             #[inline(always)]
             fn dot_sub(self, acc: Self::I32, x: Self::Bytes, a: [i16; 4]) -> Self::I32 {
-                let twice = [a[0], a[1], a[2], a[3], a[0], a[1], a[2], a[3]];
+                let twice = [a[0], a[2], a[1], a[3], a[0], a[2], a[1], a[3]];
                 all2(acc, x, |acc, x| {
                     // `twice` is 8 readable numbers.
                     proven!(self, {
@@ -173,8 +173,12 @@ macro_rules! neon {
                 })
             }
             #[inline(always)]
-            fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
-                all2(a, b, |a, b| proven!(self, vmulq_s32(a, b)))
+            fn mul_add_i32(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+                std::array::from_fn(|i| proven!(self, vmlaq_s32(sum[i], a[i], b[i])))
+            }
+            #[inline(always)]
+            fn mul_add_i16(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+                self.mul_add_i32(sum, a, b)
             }
             #[inline(always)]
             fn telescope(self, a: Self::I32, b: Self::I32) -> Self::I32 {

@@ -88,8 +88,8 @@ impl Isa for Portable {
     #[inline(always)]
     fn dot_sub(self, acc: Self::I32, x: Self::Bytes, a: [i16; 4]) -> Self::I32 {
         std::array::from_fn(|l| {
-            let products = (0..4).map(|j| i32::from(x[4 * l + j] as i8) * i32::from(a[j]));
-            acc[l] + products.sum::<i32>()
+            let product = |(p, j): (usize, usize)| i32::from(x[4 * l + j] as i8) * i32::from(a[p]);
+            acc[l] + [0, 2, 1, 3].into_iter().enumerate().map(product).sum::<i32>()
         })
     }
     #[inline(always)]
@@ -97,8 +97,12 @@ impl Isa for Portable {
         std::array::from_fn(|l| i32::from(x[4 * l + j] as i8))
     }
     #[inline(always)]
-    fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
-        each2(a, b, i32::wrapping_mul)
+    fn mul_add_i32(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        each2(sum, each2(a, b, i32::wrapping_mul), i32::wrapping_add)
+    }
+    #[inline(always)]
+    fn mul_add_i16(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        self.mul_add_i32(sum, a, b)
     }
     #[inline(always)]
     fn telescope(self, a: Self::I32, b: Self::I32) -> Self::I32 {

@@ -38,23 +38,31 @@ impl<C: CodedFormat> Op for Base3<'_, C> {
     fn run<I: Isa>(self, isa: I) {
         let Base3 { panel, acts, t0, out, .. } = self;
         let n = out.len() / ROWS;
-        for v in 0..4 {
-            let mut t = 0;
-            while t < n {
-                let out = &mut out[t * ROWS..];
-                if n - t >= 6 && I::TOKENS >= 6 {
-                    tile::<I, C, 6>(isa, &panel, v, acts, t0 + t, out);
-                    t += 6;
-                } else if n - t >= 2 {
-                    tile::<I, C, 2>(isa, &panel, v, acts, t0 + t, out);
-                    t += 2;
-                } else {
-                    tile::<I, C, 1>(isa, &panel, v, acts, t0 + t, out);
-                    t += 1;
-                }
-            }
+        let mut t = 0;
+        while t < n {
+            let out = &mut out[t * ROWS..];
+            t += match n - t {
+                6.. if I::TOKENS >= 6 => vectors::<I, C, 6>(isa, &panel, acts, t0 + t, out),
+                2.. => vectors::<I, C, 2>(isa, &panel, acts, t0 + t, out),
+                _ => vectors::<I, C, 1>(isa, &panel, acts, t0 + t, out),
+            };
         }
     }
+}
+
+/// All vectors of the panel times N tokens; returns N.
+#[inline(always)]
+fn vectors<I: Isa, C: CodedFormat, const N: usize>(
+    isa: I,
+    panel: &Panel<'_>,
+    acts: &Acts,
+    t: usize,
+    out: &mut [f32],
+) -> usize {
+    for v in 0..4 {
+        tile::<I, C, N>(isa, panel, v, acts, t, out);
+    }
+    N
 }
 
 /// Vector `v` (16 rows) of the panel times tokens `t0..t0+N`.

@@ -24,22 +24,30 @@ impl<C: DenseFormat> Op for Dense<'_, C> {
     fn run<I: Isa>(self, isa: I) {
         let Dense { panel, acts, t0, out, .. } = self;
         let n = out.len() / ROWS;
-        let mut t = 0;
-        while t < n {
-            let out = &mut out[t * ROWS..];
-            if I::TOKENS >= 6 && n - t >= 6 {
-                tile::<I, C, 6>(isa, panel.lines, acts, t0 + t, out);
-                t += 6;
-            } else if n - t >= 2 && I::TOKENS >= 6 {
-                tile::<I, C, 2>(isa, panel.lines, acts, t0 + t, out);
-                t += 2;
-            } else {
-                tile::<I, C, 1>(isa, panel.lines, acts, t0 + t, out);
-                t += 1;
+        // One token reads everything once; for several, a piece stays in the nearest cache for all of them.
+        let cols = if n == 1 { usize::MAX / C::INFO.bytes } else { NEAR };
+        out.fill(0.0);
+        for (piece, lines) in panel.lines.chunks(cols * C::INFO.bytes).enumerate() {
+            let (from, mut t) = (piece * cols, 0);
+            while t < n {
+                let out = &mut out[t * ROWS..];
+                if I::TOKENS >= 6 && n - t >= 6 {
+                    tile::<I, C, 6>(isa, lines, acts, (t0 + t, from), out);
+                    t += 6;
+                } else if n - t >= 2 && I::TOKENS >= 6 {
+                    tile::<I, C, 2>(isa, lines, acts, (t0 + t, from), out);
+                    t += 2;
+                } else {
+                    tile::<I, C, 1>(isa, lines, acts, (t0 + t, from), out);
+                    t += 1;
+                }
             }
         }
     }
 }
+
+/// Columns that stay in the nearest cache: 16 KiB of F16, and f32 sums that are stored in between are rare.
+const NEAR: usize = 128;
 
 /// Vector `v` of the 64 elements in `lines`.
 #[inline(always)]
@@ -59,11 +67,19 @@ fn tile<I: Isa, C: DenseFormat, const N: usize>(
     isa: I,
     lines: &[Line],
     acts: &Acts,
-    t0: usize,
+    (t0, from): (usize, usize),
     out: &mut [f32],
 ) {
-    let x: [&[f32]; N] = std::array::from_fn(|t| acts.dense(t0 + t));
+    let cols = lines.len() / C::INFO.bytes;
+    let x: [&[f32]; N] = std::array::from_fn(|t| &acts.dense(t0 + t)[from..from + cols]);
     let mut acc = [[isa.splat(0.0); N]; 4];
+    for t in 0..N {
+        for v in 0..4 {
+            if let Some(y) = out[t * ROWS + v * 16..].first_chunk() {
+                acc[v][t] = isa.load(y);
+            }
+        }
+    }
     for (k, lines) in lines.chunks_exact(C::INFO.bytes).enumerate() {
         let x: [I::F32; N] = std::array::from_fn(|t| isa.splat(x[t][k]));
         for v in 0..4 {

@@ -21,11 +21,15 @@
 #![allow(clippy::needless_range_loop, reason = "v and t name a place in several arrays at once")]
 
 use crate::activation::{Acts, CHUNK};
-use crate::format::{CodedFormat, Codes, Scales};
+use crate::format::{CodedFormat, Codes, Grouping, Scales};
 use crate::isa::{Isa, Op, run_length};
 use crate::panel::{Line, ROWS, chunk_lines, mask, plane_lines, plane_place, planes};
 
 use super::product::Panel;
+
+/// How far ahead of a single token's product its lines are asked for, in bytes: the time of a read from memory, and
+/// over the end of a page, where the hardware's own prefetch stops.
+const AHEAD: usize = 4096;
 
 /// Steps of four columns in a chunk.
 const STEPS: usize = CHUNK / 4;
@@ -49,45 +53,66 @@ impl<C: CodedFormat> Op for Integer<'_, C> {
             // One token: all four vectors of the panel, so that its lines are read once.
             return tile::<I, C, 4, 1>(isa, &panel, 0, acts, t0, out);
         }
-        let mut v = 0;
-        while v < 4 {
-            let mut t = 0;
-            while t < n {
-                let (left, out) = (n - t, &mut out[t * ROWS..]);
-                t += match I::VECTORS {
-                    4 => tokens::<I, C, 4>(isa, &panel, v, acts, t0 + t, left, out),
-                    _ => tokens::<I, C, 1>(isa, &panel, v, acts, t0 + t, left, out),
-                };
-            }
-            v += I::VECTORS;
+        match const { shape::<I, C>() } {
+            (4, 6) => many::<I, C, 4, 6>(isa, &panel, acts, t0, out),
+            (2, 6) => many::<I, C, 2, 6>(isa, &panel, acts, t0, out),
+            (1, 12) => many::<I, C, 1, 12>(isa, &panel, acts, t0, out),
+            (1, 4) => many::<I, C, 1, 4>(isa, &panel, acts, t0, out),
+            _ => many::<I, C, 1, 2>(isa, &panel, acts, t0, out),
         }
     }
 }
 
-/// Runs the largest tile that fits into `left` tokens; returns how many it did.
+/// Vectors and tokens of a tile, as measured (benches/LOG.md): what a product keeps in registers besides its
+/// sums decides. With sub-blocks that is a second set of integer sums, so tiles are small, and tall because their
+/// codes cost the most to unpack; with groups of 32 the f32 sums are in use every 8 steps.
+const fn shape<I: Isa, C: CodedFormat>() -> (usize, usize) {
+    match (I::VECTORS, I::TOKENS) {
+        (4, 6..) if C::CODES.sub_len.is_some() => (1, 12),
+        (4, 6..) if matches!(C::INFO.activation, Grouping::Group32) => (2, 6),
+        (4, 6..) => (4, 6),
+        (_, 4..) => (1, 4),
+        _ => (1, 2),
+    }
+}
+
+/// Several tokens in tiles of V vectors and at most N tokens. The tokens' activations stay in cache for the
+/// vectors of the panel.
 #[inline(always)]
-fn tokens<I: Isa, C: CodedFormat, const V: usize>(
+fn many<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     isa: I,
     panel: &Panel<'_>,
-    v0: usize,
+    acts: &Acts,
+    t0: usize,
+    out: &mut [f32],
+) {
+    let n = out.len() / ROWS;
+    let mut t = 0;
+    while t < n {
+        let out = &mut out[t * ROWS..];
+        t += match n - t {
+            left if left >= N => vectors::<I, C, V, N>(isa, panel, acts, t0 + t, out),
+            left if N > 6 && left >= 6 => vectors::<I, C, V, 6>(isa, panel, acts, t0 + t, out),
+            left if N > 4 && left >= 4 => vectors::<I, C, V, 4>(isa, panel, acts, t0 + t, out),
+            left if N > 2 && left >= 2 => vectors::<I, C, V, 2>(isa, panel, acts, t0 + t, out),
+            _ => vectors::<I, C, V, 1>(isa, panel, acts, t0 + t, out),
+        };
+    }
+}
+
+/// All vectors of the panel times N tokens; returns N.
+#[inline(always)]
+fn vectors<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
+    isa: I,
+    panel: &Panel<'_>,
     acts: &Acts,
     t: usize,
-    left: usize,
     out: &mut [f32],
 ) -> usize {
-    if I::TOKENS >= 6 && left >= 6 {
-        tile::<I, C, V, 6>(isa, panel, v0, acts, t, out);
-        6
-    } else if I::TOKENS >= 4 && left >= 4 {
-        tile::<I, C, V, 4>(isa, panel, v0, acts, t, out);
-        4
-    } else if left >= 2 {
-        tile::<I, C, V, 2>(isa, panel, v0, acts, t, out);
-        2
-    } else {
-        tile::<I, C, V, 1>(isa, panel, v0, acts, t, out);
-        1
+    for v in (0..4).step_by(V) {
+        tile::<I, C, V, N>(isa, panel, v, acts, t, out);
     }
+    N
 }
 
 /// Vectors `v0..v0+V` of the panel times tokens `t0..t0+N`.
@@ -115,22 +140,58 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
         let (header, lines) = group.split_at(geometry.header_lines());
         let (halves, subs) = header.split_at(geometry.scale_lines + geometry.min_lines);
         let (subs, sub_mins) = subs.split_at(geometry.sub_lines);
+        if N == 1 {
+            for line in header {
+                isa.prefetch(&line.0, AHEAD);
+            }
+        }
+        // Begin with what makes up for the unsigned codes: (bias - zero) times the sum of a.
         let mut sum = [[isa.splat_i32(0); N]; V];
+        let mut offsets = [[0; 16]; N];
+        for t in 0..N {
+            match codes.sub_len {
+                None => {
+                    let offset = isa.splat_i32(-zero::<I>(&codes) * sums[t][g]);
+                    for v in 0..V {
+                        sum[v][t] = offset;
+                    }
+                }
+                Some(len) => {
+                    sub_offsets::<I>(acts.sub_pairs(t0 + t, g, len), &codes, &mut offsets[t])
+                }
+            }
+        }
         for (c, lines) in lines.chunks_exact(chunk_lines(&codes)).take(chunks).enumerate() {
             let a: [&[[i8; 4]; STEPS]; N] = std::array::from_fn(|t| &a[t][chunk]);
+            if N == 1 {
+                for line in &lines[..chunk_lines(&codes)] {
+                    isa.prefetch(&line.0, AHEAD);
+                }
+            }
             match codes.sub_len {
                 None => steps::<I, C, V, N>(isa, lines, v0, 0..STEPS, a, &mut sum),
                 Some(len) => {
                     for part in 0..CHUNK / len {
                         let at = part * len / 4..(part + 1) * len / 4;
-                        let mut own = [[isa.splat_i32(0); N]; V];
-                        steps::<I, C, V, N>(isa, lines, v0, at, a, &mut own);
                         let s = c * (CHUNK / len) + part;
+                        let mut own = [[isa.splat_i32(0); N]; V];
+                        for t in 0..N {
+                            if zero::<I>(&codes) != 0 {
+                                let offset = isa.splat_i32(offsets[t][s]);
+                                for v in 0..V {
+                                    own[v][t] = offset;
+                                }
+                            }
+                        }
+                        steps::<I, C, V, N>(isa, lines, v0, at, a, &mut own);
                         for v in 0..V {
                             let scale = isa.byte(isa.bytes(&subs[s / 4 * 4 + v0 + v].0), s % 4);
                             for t in 0..N {
-                                let scaled = isa.mul_i32(own[v][t], scale);
-                                sum[v][t] = isa.add_i32(sum[v][t], scaled);
+                                sum[v][t] = if short(&codes) {
+                                    isa.mul_add_i16(sum[v][t], own[v][t], scale)
+                                } else {
+                                    isa.mul_add_i32(sum[v][t], own[v][t], scale)
+                                };
                             }
                         }
                     }
@@ -138,23 +199,10 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
             }
             chunk += 1;
         }
-        for t in 0..N {
-            let scale = isa.splat(dx[t][g]);
-            // What the unsigned codes added: (zero - bias) times the sum of a.
-            let offset = zero::<I>(&codes) * sums[t][g];
-            let sub_sums = SubSums::of(acts, &codes, t0 + t, g);
-            for v in 0..V {
-                let mut exact = sum[v][t];
-                if codes.sub_len.is_some() {
-                    if zero::<I>(&codes) != 0 {
-                        let weighted = sub_sums.dot(isa, subs, v0 + v);
-                        let offset = isa.mul_i32(weighted, isa.splat_i32(-zero::<I>(&codes)));
-                        exact = isa.add_i32(exact, offset);
-                    }
-                } else {
-                    exact = isa.add_i32(exact, isa.splat_i32(-offset));
-                }
-                let exact = isa.to_f32(exact);
+        for v in 0..V {
+            for t in 0..N {
+                let scale = isa.splat(dx[t][g]);
+                let exact = isa.to_f32(sum[v][t]);
                 let mut x = acc[v][t];
                 if in_block {
                     x = isa.fma(isa.mul(half_line(isa, halves, 0, v0 + v), scale), exact, x);
@@ -163,12 +211,11 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
                 }
                 if codes.min {
                     let b = half_line(isa, halves, geometry.scale_lines, v0 + v);
-                    let total = if codes.sub_len.is_some() {
-                        isa.to_f32(sub_sums.dot(isa, sub_mins, v0 + v))
-                    } else {
-                        isa.splat(sums[t][g] as f32)
+                    let total = match codes.sub_len {
+                        None => isa.splat_i32(sums[t][g]),
+                        Some(len) => weigh(isa, sub_mins, v0 + v, acts.sub_pairs(t0 + t, g, len)),
                     };
-                    x = isa.fma(isa.mul(b, scale), total, x);
+                    x = isa.fma(isa.mul(b, scale), isa.to_f32(total), x);
                 }
                 acc[v][t] = x;
             }
@@ -222,32 +269,32 @@ const fn zero<I: Isa>(codes: &Codes) -> i32 {
 /// Table entries are signed; the kernels add this to them.
 const TABLE_ZERO: i32 = 128;
 
-/// Sums of the activations of each sub-block of a group.
-struct SubSums([[i16; 4]; 4], usize);
-
-impl SubSums {
-    #[inline(always)]
-    fn of(acts: &Acts, codes: &Codes, t: usize, g: usize) -> Self {
-        let mut out = SubSums([[0; 4]; 4], 0);
-        let Some(len) = codes.sub_len else { return out };
-        let sixteens: &[i16] = &acts.sub_sums(t)[g * 16..(g + 1) * 16];
-        out.1 = 64 / len;
-        for s in 0..256 / len {
-            out.0[s / 4][s % 4] =
-                if len == 16 { sixteens[s] } else { sixteens[2 * s] + sixteens[2 * s + 1] };
+/// What makes up for the unsigned codes in each sub-block; `pairs` as in [`Acts::sub_pairs`].
+#[inline(always)]
+fn sub_offsets<I: Isa>(pairs: &[[i16; 4]], codes: &Codes, out: &mut [i32; 16]) {
+    if zero::<I>(codes) != 0 {
+        for (out, pairs) in out.as_chunks_mut().0.iter_mut().zip(pairs) {
+            *out =
+                [pairs[0], pairs[2], pairs[1], pairs[3]].map(|a| -zero::<I>(codes) * i32::from(a));
         }
-        out
     }
+}
 
-    /// Sum over the sub-blocks of `x[s] * sums[s]`, where `lines` holds 16 rows x 4 sub-blocks each.
-    #[inline(always)]
-    fn dot<I: Isa>(&self, isa: I, lines: &[Line], v: usize) -> I::I32 {
-        let mut total = isa.splat_i32(0);
-        for q in 0..self.1 {
-            total = isa.dot_sub(total, isa.bytes(&lines[q * 4 + v].0), self.0[q]);
-        }
-        total
+/// Sum over the sub-blocks of `x[s] * pairs[s]`, where `lines` holds 16 rows x 4 sub-blocks each.
+#[inline(always)]
+fn weigh<I: Isa>(isa: I, lines: &[Line], v: usize, pairs: &[[i16; 4]]) -> I::I32 {
+    let mut total = isa.splat_i32(0);
+    for (four, pairs) in lines.chunks_exact(4).zip(pairs) {
+        total = isa.dot_sub(total, isa.bytes(&four[v].0), *pairs);
     }
+    total
+}
+
+/// Whether a sub-block's sum of centred codes times activations fits 16 bits.
+const fn short(codes: &Codes) -> bool {
+    let Some(len) = codes.sub_len else { return false };
+    let (low, high) = (codes.zero, codes.max - codes.zero);
+    len as i32 * if low > high { low } else { high } * 127 <= 32_767
 }
 
 /// The codes of vector `v` in step `s`. A function and not a closure: closures are not reliably inlined,
