@@ -18,6 +18,7 @@
 //! Where things are: a format is one file in `format/`; a backend is one file in `isa/`, the only place
 //! with `unsafe`; an operation is one file in `op/`, generic over both; [`oracle`] is the same operations
 //! as plain loops; [`backend`] is the table of all of them. Imports go one way, and a test holds that.
+//! `testing` (feature `testing`) is the kit that tests these kernels, and yours.
 
 #![deny(unsafe_code)]
 
@@ -37,6 +38,8 @@ mod panel;
 pub mod projection;
 pub mod roofline;
 mod ternary;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod threads;
 
 pub use activation::Acts;

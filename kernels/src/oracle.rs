@@ -167,6 +167,8 @@ pub fn matmul(w: &impl Weights, acts: &Acts, out: &mut [f32]) {
 pub struct Answer {
     /// The sum, in f64.
     pub value: f64,
+    /// The sum of the absolute terms, in f64: what an error is small beside.
+    pub mass: f64,
     /// Largest rounding error that the f32 contract can make: the sum of the absolute terms times
     /// (number of terms + 4) times 2^-24.
     pub bound: f64,
@@ -200,7 +202,8 @@ pub fn matmul_f64(w: &impl Weights, acts: &Acts, t: usize, r: usize) -> Answer {
         _ => 1.0,
     };
     let terms = w.cols() as f64 + 4.0;
-    Answer { value, bound: terms * cancel * mass * 2f64.powi(-24) + f64::from(f32::MIN_POSITIVE) }
+    let bound = terms * cancel * mass * 2f64.powi(-24) + f64::from(f32::MIN_POSITIVE);
+    Answer { value, mass, bound }
 }
 
 /// `out = (x * (1 / sqrt(mean(x^2) + eps))) * w`, the mean by [16 lanes](self) with fma.

@@ -105,6 +105,27 @@ fn only_threads_knows_rayon() {
     only(&sources("src"), |name| name == "threads.rs", &["rayon"]);
 }
 
+fn in_testing(name: &str) -> bool {
+    name == "testing.rs" || name.starts_with("testing/")
+}
+
+/// The kit judges by the definitions alone, and nothing but the kit needs what it is made of.
+#[test]
+fn the_kit_knows_no_kernels() {
+    let kernels = ["isa", "op", "backend", "panel", "threads", "roofline"];
+    let mut seen = 0;
+    for Source { name, code } in sources("src").iter().filter(|s| in_testing(&s.name)) {
+        seen += 1;
+        for module in kernels {
+            assert!(!mentions(code, &format!("crate::{module}")), "{name} uses crate::{module}");
+        }
+        assert!(!code.contains("crate::{"), "{name}: one `use` per module, please");
+    }
+    assert!(seen > 5);
+    only(&sources("src"), in_testing, &["proptest", "crate::testing"]);
+    only(&sources("src"), |name| in_testing(name) || name == "lib.rs", &["testing"]);
+}
+
 /// The backends' files know their own architecture only: nothing of the operations.
 #[test]
 fn isa_knows_no_operations() {
@@ -118,7 +139,7 @@ fn isa_knows_no_operations() {
 /// The front door: what other crates may name after `tritlab_kernels::`, besides the names at the root.
 /// (`self` renames the crate; the modules that are private stay so.)
 const FRONT_DOOR: &[&str] =
-    &["backend", "format", "op", "oracle", "projection", "roofline", "self", "threads"];
+    &["backend", "format", "op", "oracle", "projection", "roofline", "self", "testing", "threads"];
 
 /// The first segments of every path of ours in `code`.
 fn paths_of_ours(code: &str) -> Vec<String> {
@@ -167,6 +188,10 @@ fn other_crates_use_the_front_door() {
                     FRONT_DOOR.contains(&used.as_str()) || mentions(&exported, &used),
                     "{folder}/{name} uses tritlab_kernels::{used}, which is not the front door"
                 );
+                assert!(
+                    used != "testing" || (folder, name.as_str()) == ("../python", "src/testing.rs"),
+                    "{folder}/{name} uses the kit, which a build without it lacks"
+                );
             }
             // Asking what the CPU has is fine, for a report; using it is not.
             for word in ["core::arch", "std::arch::x86_64", "std::arch::aarch64", "target_feature"]
@@ -179,7 +204,7 @@ fn other_crates_use_the_front_door() {
 
 #[test]
 fn files_are_short_and_named() {
-    for folder in ["src", "tests", "../benches"] {
+    for folder in ["src", "tests", "examples", "../benches"] {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         let mut paths = Vec::new();
         walk(&root, &mut paths);

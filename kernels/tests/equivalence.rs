@@ -1,6 +1,7 @@
 //! Every row of the kernel table returns the oracle's bits: each backend, operation and format is a test
 //! of its own (`avx512::gemm_q4_0`), over shapes at every edge of the tiles, painted numbers, saturating
-//! codes, zeros, subnormals, huge scales, raw bytes, and random cases.
+//! codes, zeros, subnormals, huge scales, raw bytes, and random cases. Products and the quantisation of
+//! activations run the public kit ([`tritlab_kernels::testing`]), as anybody's kernels can.
 //!
 //! A backend that the CPU lacks says so loudly; if `EXPECT_BACKENDS` lists it, it fails.
 
@@ -13,157 +14,43 @@ use proptest::test_runner::TestRunner;
 use tritlab_kernels::backend::{Ops, kernels};
 use tritlab_kernels::op::KeyValues;
 use tritlab_kernels::oracle::{self, Activation};
-use tritlab_kernels::{Backend, Format, Grouping, Matrix, Panels, Scales, Weights};
+use tritlab_kernels::{Backend, Format, Grouping, Matrix, Panels, Weights};
 
-/// Lengths of vectors to try.
-const LENGTHS: &[usize] = &[
-    0,    // nothing to do
-    1,    // one lane
-    15,   // one short of a vector
-    16,   // a vector
-    17,   // a vector and one lane
-    31,   // one short of a chunk
-    33,   // a chunk and one
-    64,   // whole vectors
-    100,  // a tail of four
-    255,  // one short of a group of 256
-    257,  // a group of 256 and one
-    576,  // SmolLM2-135M's width
-    1000, // a tail of eight, a part of a group
-];
-
-/// Quantises on the backend, compares with the oracle's activations, multiplies, compares bits.
-#[track_caller]
-fn check_product(ops: &Ops, matrix: &Matrix<'_>, x: &[f32], n: usize, what: &str) {
-    let (format, rows, cols) = (matrix.format(), matrix.rows(), matrix.cols());
-    let op = if n == 1 { "gemv" } else { "gemm" };
-    let name = format!("{op}-{}-{}", format.name().to_lowercase(), ops.backend());
-    let what = format!("{name}, {rows} x {cols} x {n} tokens, {what}");
-    let grouping = format.info().activation;
-    let oracle = Backend::Oracle.ops().unwrap();
-    let expected_acts = oracle.quantize_acts(grouping, x, n, cols).unwrap();
-    let acts = ops.quantize_acts(grouping, x, n, cols).unwrap();
-    assert!(acts == expected_acts, "{what}: quantised activations differ");
-    let panels = Panels::pack(matrix).unwrap();
-    let mut expected = vec![0.0; n * rows];
-    oracle::matmul(matrix, &expected_acts, &mut expected);
-    let mut got = vec![f32::NAN; n * rows];
-    ops.matmul(&panels, &acts, &mut got);
-    assert_bits(&what, &got, &expected);
-}
-
-fn product(backend: Backend, format: Format, tokens: &[usize]) {
+/// The kit's gemv or gemm suite on one backend. The kernel quantises the activations itself, and those must
+/// be the oracle's too.
+fn product(backend: Backend, format: Format, op: &str) {
     let Some(ops) = ops(backend) else { return };
-    let columns = columns(format);
-    let (narrow, wide) = (columns[columns.len() / 2], columns[columns.len() - 1]);
-    // Every number of rows, every number of columns, every number of tokens, each against a few others.
-    for &rows in ROWS {
-        let n = tokens[rows % tokens.len()];
-        let matrix = painted_matrix(format, rows, narrow);
-        check_product(ops, &matrix, &Values::Painted.make(n * narrow, 1), n, "painted");
+    let name = format!("{op}-{}-{backend}", format.name().to_lowercase());
+    let grouping = format.info().activation;
+    let multiply = |matrix: &Matrix<'_>, x: &[f32], n: usize, out: &mut [f32]| {
+        let acts = ops.quantize_acts(grouping, x, n, matrix.cols()).unwrap();
+        let oracle = Backend::Oracle.ops().unwrap();
+        let expected = oracle.quantize_acts(grouping, x, n, matrix.cols()).unwrap();
+        assert!(acts == expected, "quantised activations differ");
+        ops.matmul(&Panels::pack(matrix).unwrap(), &acts, out);
+    };
+    match op {
+        "gemv" => Kit::gemv_f32(format, &name, |matrix, x, out| multiply(matrix, x, 1, out)),
+        _ => Kit::gemm_f32(format, &name, multiply),
     }
-    for &cols in columns {
-        let n = tokens[cols % tokens.len()];
-        let matrix = painted_matrix(format, 17, cols);
-        check_product(ops, &matrix, &Values::Painted.make(n * cols, 2), n, "painted");
-        let matrix = random_matrix(format, 33, cols, 3);
-        check_product(ops, &matrix, &Values::Wide.make(n * cols, 4), n, "raw bytes");
-    }
-    for &n in tokens {
-        let matrix = random_matrix(format, 65, narrow, n as u64);
-        check_product(ops, &matrix, &Values::Painted.make(n * narrow, 5), n, "raw bytes");
-    }
-    let n = tokens[tokens.len() / 2];
-    for values in Values::FINITE {
-        let matrix = random_matrix(format, 18, wide, 6);
-        check_product(ops, &matrix, &values.make(n * wide, 7), n, &format!("{values:?}"));
-    }
-    saturate(ops, format, n, wide);
-    let strategy = (0..130usize, 0..columns.len(), 0..tokens.len(), any::<u64>());
-    let result = TestRunner::new(cases(32)).run(&strategy, |(rows, c, t, seed)| {
-        let (cols, n) = (columns[c], tokens[t]);
-        let values = Values::FINITE[Random(seed).below(Values::FINITE.len())];
-        let matrix = random_matrix(format, rows, cols, seed);
-        let x = values.make(n * cols, seed);
-        check_product(ops, &matrix, &x, n, &format!("{values:?}, seed {seed}"));
-        Ok(())
-    });
-    result.unwrap_or_else(|e| panic!("{e}"));
-}
-
-/// The largest and smallest codes of every format against the largest and smallest activations.
-fn saturate(ops: &Ops, format: Format, n: usize, cols: usize) {
-    const BYTES: [[u8; 2]; 6] = [
-        [0xff, 0xff], // the largest code of 1, 2 and 4 bits; -1 of 8
-        [0x00, 0x00], // the smallest code of 1, 2 and 4 bits; 0 of 8
-        [0x7f, 0x7f], // 127, the largest code of 8 bits
-        [0x80, 0x80], // -128, the smallest code of 8 bits, which no encoder writes
-        [0x7f, 0x80], // both in turn
-        [0xff, 0x00], // both in turn
-    ];
-    for bytes in BYTES {
-        for values in [Values::Highest, Values::Lowest, Values::Alternating] {
-            let matrix = raw_matrix(format, 17, cols, |i| bytes[i % 2], |_| 0x3c00);
-            let what = format!("bytes {bytes:02x?} against {values:?}");
-            check_product(ops, &matrix, &values.make(n * cols, 0), n, &what);
-        }
-    }
-    // Rows so long that the exact sum of all-largest codes needs more than the 24 bits of an f32 (ternary:
-    // 3 * 127 * 70,003), and nearly the longest that Q8_0 and base 3 accept.
-    let short = format.codes().is_some_and(|c| c.max > 15 || c.base3);
-    let long = if short { 33_020 } else { 70_003 };
-    let block = if format.info().scales == Scales::Block { format.info().block } else { 1 };
-    let cols = long / block * block;
-    let matrix = raw_matrix(format, 2, cols, |_| 0xff, |_| 0x3c00);
-    let x = Values::Highest.make(cols, 0);
-    check_product(ops, &matrix, &x, 1, "the longest row");
+    .assert();
 }
 
 fn quantize_row(backend: Backend) {
     let Some(ops) = ops(backend) else { return };
-    let check = |grouping: Grouping, n: usize, values: Values, seed: u64| {
-        let x = values.make(n, seed);
-        let group = grouping.len().unwrap_or(n).max(1);
-        let groups = n.div_ceil(group);
-        // Painted outputs, longer than the row: what is not written stays.
-        let fresh = || (vec![77i8; n + 9], vec![7.0f32; groups], vec![77i32; groups]);
-        let ((mut q, mut s, mut sum), (mut q0, mut s0, mut sum0)) = (fresh(), fresh());
-        ops.quantize_row(grouping, &x, &mut q, &mut s, &mut sum);
-        let oracle = Backend::Oracle.ops().unwrap();
-        oracle.quantize_row(grouping, &x, &mut q0, &mut s0, &mut sum0);
-        let what = format!(
-            "quantize_row-{backend}, groups of {}, {n} elements, {values:?}, seed {seed}",
-            grouping.name()
-        );
-        assert_bits(&what, &s, &s0);
-        let first = q.iter().zip(&q0).position(|(a, b)| a != b);
-        assert!(first.is_none(), "{what}: codes differ, first at {first:?}");
-        assert_eq!(sum, sum0, "{what}: sums");
-        assert!(q[n..].iter().all(|&q| q == 77), "{what}: wrote behind the row");
-    };
-    for grouping in [Grouping::Token, Grouping::Group256, Grouping::Group32] {
-        for &n in LENGTHS {
-            for values in Values::FINITE {
-                check(grouping, n, values, 1);
-            }
-        }
-        let result = TestRunner::new(cases(64)).run(&(0..700usize, any::<u64>()), |(n, seed)| {
-            check(grouping, n, Values::FINITE[Random(seed).below(9)], seed);
-            Ok(())
-        });
-        result.unwrap_or_else(|e| panic!("{e}"));
+    for grouping in Grouping::ALL.into_iter().filter(|&g| g != Grouping::Dense) {
+        let name = format!("quantize_row-{backend}");
+        Kit::quantize_row(grouping, &name, |x, q, scales, sums| {
+            // The codes may be longer than the row: what is behind it stays.
+            let mut long = vec![77; x.len() + 9];
+            ops.quantize_row(grouping, x, &mut long, scales, sums);
+            let (codes, rest) = long.split_at(x.len());
+            assert!(rest.iter().all(|&q| q == 77), "wrote behind the row");
+            q.copy_from_slice(codes);
+        })
+        .random(64)
+        .assert();
     }
-    // Every quotient at and beside a half: 127 is the largest, so x * (127 / a) is x itself.
-    let mut x = vec![127.0f32];
-    for half in -127..127 {
-        let half = half as f32 + 0.5;
-        x.extend([half, half.next_up(), half.next_down()]);
-    }
-    let grouping = Grouping::Token;
-    assert_eq!(
-        ops.quantize_acts(grouping, &x, 1, x.len()).unwrap(),
-        Backend::Oracle.ops().unwrap().quantize_acts(grouping, &x, 1, x.len()).unwrap()
-    );
 }
 
 /// Calls `check` with every length and kind of values, and with random ones.
@@ -353,11 +240,11 @@ macro_rules! suite {
 
             $(#[test]
             fn $gemv() {
-                product($backend, Format::$variant, &[1]);
+                product($backend, Format::$variant, "gemv");
             }
             #[test]
             fn $gemm() {
-                product($backend, Format::$variant, TOKENS);
+                product($backend, Format::$variant, "gemm");
             })*
             $(#[test]
             fn $op() {

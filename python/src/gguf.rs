@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use tritlab_kernels::Format;
+use tritlab_model::convert as converter;
 use tritlab_model::gguf::{Gguf, Value};
 use tritlab_model::hugging_face::Folder;
 use tritlab_model::quantize::{self, Fallback, Recipe};
 use tritlab_model::source::i2_s_order;
-use tritlab_model::{convert as converter, quantize};
 
 use crate::callback::Progress;
 use crate::errors::OrRaise;

@@ -18,6 +18,7 @@ mod matrix;
 mod model;
 mod table;
 mod ternary;
+mod testing;
 
 use pyo3::prelude::*;
 
@@ -45,6 +46,8 @@ mod _native {
     use super::table::{
         backends, current_backend, formats, get_threads, kernels, set_backend, set_threads,
     };
+    #[pymodule_export]
+    use super::testing::{kit_case, kit_cases, kit_columns, kit_make_finite, kit_simpler};
 
     #[pymodule_export]
     use super::ternary::{Ternary, packings, project};

@@ -11,10 +11,12 @@ m = tl.Model.load("model.gguf", format="Q8_0")
 tl.perplexity(m, text)
 tl.compare("model.gguf", ["F16", "Q8_0", "Q4_0", "TERNARY"], text)
 tl.convert("folder", "model.gguf")         # Hugging Face folder to GGUF, or back
+tl.testing.check_matmul(my_kernel, "Q4_0")  # is a kernel of yours right?
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from tritlab import testing
     from tritlab.comparison import compare, perplexity
 
 __all__ = [
@@ -56,6 +59,7 @@ __all__ = [
     "machine",
     "perplexity",
     "quantize",
+    "testing",
     "threads",
 ]
 
@@ -99,11 +103,13 @@ def machine(*, measure: bool = False) -> dict[str, Any]:
 
 
 def __getattr__(name: str) -> Any:
-    # NumPy and the report code load only when a comparison is made.
+    # NumPy, the report code and the kit load only when they are used.
     if name in ("compare", "perplexity"):
         from tritlab import comparison
 
         return getattr(comparison, name)
+    if name == "testing":
+        return importlib.import_module("tritlab.testing")
     raise AttributeError(f"module 'tritlab' has no attribute {name!r}")
 
 

@@ -22,6 +22,7 @@ from tritlab._types import (
     FormatInfo,
     GgufInfo,
     KernelInfo,
+    KitCase,
     MachineFacts,
     Progress,
     QuantizeReport,
@@ -353,3 +354,26 @@ def inspect_folder(path: str | PathLike[str]) -> list[FolderTensor]:
 
 def inspect_gguf(path: str | PathLike[str]) -> GgufInfo:
     """Read version, metadata and tensor table of a GGUF file, not its weights."""
+
+def kit_cases(check: str, subject: str, random: int, seed: int) -> list[str]:
+    """Names of the kit's cases for a check, then of `random` ones drawn from `seed`.
+
+    `check` is "gemv", "gemm", "dequantize" or "quantize" with a format as subject, or
+    "quantize_activations" with a grouping: "token", "256", "128", "64" or "32".
+    """
+
+def kit_simpler(check: str, subject: str, case: str) -> list[str]:
+    """Names of smaller cases to try when one fails, the smallest first."""
+
+def kit_case(check: str, subject: str, case: str, judge: str) -> KitCase:
+    """The arrays of a case: what a kernel gets, and what it must give.
+
+    `judge` says which answers a product gets: "bits" those of the oracle, "int8" or "f32" the sums
+    in float64 with quantised or with plain activations.
+    """
+
+def kit_columns(format: str) -> list[int]:
+    """Numbers of columns that the kit tries for a format, in ascending order."""
+
+def kit_make_finite(format: str, blocks: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A copy of raw blocks, uint8 [n], in which scales and dense elements are finite."""

@@ -165,3 +165,23 @@ class QuantizeReport(TypedDict):
     types: list[TypeShare]
     bytes_in: int
     bytes_out: int
+
+
+class KitCase(TypedDict):
+    """One case of the kit: what a kernel gets and must give; `None` where a check has none."""
+
+    case: str
+    rows: int
+    cols: int
+    n: int  # activation vectors
+    weights_are: str  # a sentence, or ""
+    numbers_are: str
+    blocks: npt.NDArray[np.uint8] | None  # [rows, row_bytes]
+    scales: npt.NDArray[np.float32] | None  # outside the blocks: [rows], [1] or [0]
+    numbers: npt.NDArray[np.float32] | None  # activations [n, cols], or weights [rows, cols]
+    codes: npt.NDArray[np.int8] | None  # [n, cols]
+    code_scales: npt.NDArray[np.float32] | None  # [n, groups]
+    y: npt.NDArray[np.float32] | None  # [n, rows]
+    sums: npt.NDArray[np.float64] | None  # [n, rows], the product in float64
+    bounds: npt.NDArray[np.float64] | None  # [n, rows], what float32 rounding can do to it
+    masses: npt.NDArray[np.float64] | None  # [n, rows], the sums of the absolute terms
