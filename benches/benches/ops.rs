@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use tritlab_benches::*;
 use tritlab_kernels::backend::Ops;
-use tritlab_kernels::op::KeyValues;
+use tritlab_kernels::op::{CacheType, KeyValues};
 use tritlab_kernels::oracle::Activation;
 use tritlab_kernels::{Backend, Grouping};
 
@@ -69,7 +69,7 @@ fn main() {
     let (cos, sin) = (painted(HEAD / 2), painted(HEAD)[HEAD / 2..].to_vec());
     bench(&mut c, &format!("rope/{HEAD}"), &painted(HEAD), |ops, out| ops.rope(out, &cos, &sin));
 
-    let mut kv = KeyValues::new(HEAD, POSITIONS);
+    let mut kv = KeyValues::new(HEAD, POSITIONS, CacheType::F32);
     let cached = painted((POSITIONS + 1) * HEAD);
     for j in 0..POSITIONS {
         kv.push(&cached[j * HEAD..][..HEAD], &cached[j * HEAD + 1..][..HEAD]);

@@ -13,7 +13,7 @@ pub(crate) mod quantize;
 pub(crate) mod rope;
 
 pub use crate::oracle::Activation;
-pub use attention::KeyValues;
+pub use attention::{CacheType, KeyValues};
 pub use product::{matmul, matmul_acts, matmul_many};
 
 use crate::backend::active;
@@ -70,6 +70,16 @@ pub fn attention(
         static SCORES: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
     }
     SCORES.with_borrow_mut(|scores| active().attention(q, kv, range, scale, cap, scores, out));
+}
+
+/// The softmax row of one query head over `keys`, [n][dim], the weights by which [`attention`] mixes values:
+/// for looking at, not for speed.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn attention_weights(q: &[f32], keys: &[f32], scale: f32, cap: Option<f32>, out: &mut [f32]) {
+    assert_eq!(keys.len(), q.len() * out.len(), "attention weights: lengths differ");
+    attention::attention_weights(q, keys, scale, cap, out);
 }
 
 /// `acc += x`. One addition each: no backend can change it.

@@ -12,6 +12,8 @@
 //! * **Dense rows**: `acc = fma(w, x, acc)`, ascending k.
 //! * **Sums over a vector** (norms, softmax): lane l of 16 takes elements l, l+16, l+32, ...; a short tail
 //!   is padded with +0; the lanes are added as a tree: l with l+8, then +4, +2, +1.
+//! * **Keys and values in f16**: each rounded once, to nearest even, when it enters the cache; attention is
+//!   then that of f32 over the rounded numbers.
 //! * **exp**: [`exp`]; everything else is written in terms of it.
 //!
 //! `fma` rounds once. Every other operation is one f32 operation, round to nearest even.
@@ -294,6 +296,11 @@ pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
         x[j] = a.mul_add(cos[j], -(b * sin[j]));
         x[j + half] = b.mul_add(cos[j], a * sin[j]);
     }
+}
+
+/// A key or value as a cache in f16 holds it.
+pub fn round_f16(x: f32) -> f32 {
+    half::f16::from_f32(x).to_f32()
 }
 
 /// One query head against keys and values [n][dim]:

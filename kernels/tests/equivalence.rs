@@ -12,7 +12,7 @@ use inputs::*;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tritlab_kernels::backend::{Ops, kernels};
-use tritlab_kernels::op::KeyValues;
+use tritlab_kernels::op::{CacheType, KeyValues};
 use tritlab_kernels::oracle::{self, Activation};
 use tritlab_kernels::{Backend, Format, Grouping, Matrix, Panels, Weights};
 
@@ -175,25 +175,70 @@ fn attend(ops: &Ops, dim: usize, len: usize, ranges: &[(usize, usize)], values: 
     let keys = values.make(dim * len, seed ^ 2);
     let cached = Values::Painted.make(dim * len, seed ^ 3);
     let q = Values::Painted.make(dim, seed ^ 4);
-    let mut kv = KeyValues::new(dim, 0);
-    for (k, v) in keys.chunks_exact(dim).zip(cached.chunks_exact(dim)) {
-        kv.push(k, v);
-    }
-    let scale = 1.0 / (dim as f32).sqrt();
-    let mut scores = vec![f32::NAN; 3]; // scratch: what it held before must not matter
-    for &(first, end) in ranges {
-        for cap in [None, Some(50.0)] {
-            let (mut got, mut expected) = (vec![7.0; dim], vec![7.0; dim]);
-            ops.attention(&q, &kv, first..end, scale, cap, &mut scores, &mut got);
-            let (k, v) = (&keys[first * dim..end * dim], &cached[first * dim..end * dim]);
-            oracle::attention(&q, k, v, scale, cap, &mut expected);
-            let what = format!(
-                "attention-{}, dim {dim}, positions {first}..{end} of {len}, cap {cap:?}, {values:?}, seed {seed}",
-                ops.backend()
-            );
-            assert_bits(&what, &got, &expected);
+    for ty in CacheType::ALL {
+        let hold = |x: &[f32]| -> Vec<f32> {
+            x.iter()
+                .map(|x| if ty == CacheType::F16 { oracle::round_f16(*x) } else { *x })
+                .collect()
+        };
+        let (keys, cached) = (hold(&keys), hold(&cached));
+        let mut kv = KeyValues::new(dim, 0, ty);
+        for (k, v) in keys.chunks_exact(dim).zip(cached.chunks_exact(dim)) {
+            kv.push(k, v);
+        }
+        let scale = 1.0 / (dim as f32).sqrt();
+        let mut scores = vec![f32::NAN; 3]; // scratch: what it held before must not matter
+        for &(first, end) in ranges {
+            // What lies before the range may be there or not.
+            let mut cut = kv.clone();
+            cut.forget_before(first);
+            assert_eq!((cut.start(), cut.len()), (first / 16 * 16, len));
+            for (kv, cap) in [(&kv, None), (&kv, Some(50.0)), (&cut, None)] {
+                let (mut got, mut expected) = (vec![7.0; dim], vec![7.0; dim]);
+                ops.attention(&q, kv, first..end, scale, cap, &mut scores, &mut got);
+                let (k, v) = (&keys[first * dim..end * dim], &cached[first * dim..end * dim]);
+                oracle::attention(&q, k, v, scale, cap, &mut expected);
+                let what = format!(
+                    "attention-{}, {ty:?}, dim {dim}, positions {first}..{end} of {len} from {}, cap {cap:?}, {values:?}, seed {seed}",
+                    ops.backend(),
+                    kv.start(),
+                );
+                assert_bits(&what, &got, &expected);
+            }
         }
     }
+}
+
+/// What is pushed is rounded once; what is cut back or forgotten leaves the rest as it was; growth stays within
+/// the bytes that were announced.
+#[test]
+fn a_cache_holds_what_it_says() {
+    let dim = 24;
+    let x = Values::Wide.make(dim * 200, 5);
+    for ty in CacheType::ALL {
+        let mut kv = KeyValues::growing(dim, 8, 200, ty);
+        for x in x.chunks_exact(dim) {
+            kv.push(x, x);
+        }
+        kv.forget_before(77);
+        kv.truncate(150);
+        kv.push(&x[..dim], &x[dim..2 * dim]);
+        assert_eq!((kv.start(), kv.len(), kv.cache_type()), (64, 151, ty));
+        let held = |x: &[f32]| -> Vec<f32> {
+            x.iter()
+                .map(|x| if ty == CacheType::F16 { oracle::round_f16(*x) } else { *x })
+                .collect()
+        };
+        for j in 64..150 {
+            let expected = held(&x[j * dim..(j + 1) * dim]);
+            assert_eq!((kv.key(j), kv.value(j)), (expected.clone(), expected), "{ty:?} {j}");
+        }
+        assert_eq!((kv.key(150), kv.value(150)), (held(&x[..dim]), held(&x[dim..2 * dim])));
+        kv.truncate(64);
+        assert_eq!((kv.start(), kv.len()), (0, 0));
+    }
+    assert!(oracle::round_f16(CacheType::F16.max()).is_finite());
+    assert!(!oracle::round_f16(CacheType::F16.max().next_up()).is_finite());
 }
 
 /// The tests of one backend: a module with a test per row of the table. A new format or operation is one

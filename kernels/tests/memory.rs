@@ -12,7 +12,7 @@ mod inputs;
 
 use inputs::*;
 use tritlab_kernels::backend::{available, force};
-use tritlab_kernels::op::KeyValues;
+use tritlab_kernels::op::{CacheType, KeyValues};
 use tritlab_kernels::oracle::Activation;
 use tritlab_kernels::{Backend, Format, Grouping, Panels, Weights, matmul};
 
@@ -242,7 +242,7 @@ fn attention() {
         if dim == 0 {
             return;
         }
-        let mut kv = KeyValues::new(dim, 0);
+        let mut kv = KeyValues::new(dim, 0, CacheType::F16);
         for j in 0..21 {
             kv.push(&Values::Painted.make(dim, j), &Values::Painted.make(dim, j + 50));
         }

@@ -1,42 +1,72 @@
 //! Keys and values of the positions so far.
 
-use tritlab_kernels::op::KeyValues;
+use tritlab_kernels::op::{CacheType, KeyValues};
 
 use crate::buffers::Buffers;
 use crate::config::Config;
+use crate::decoder::BATCH;
 use crate::error::{Error, Result};
 
 /// Positions that memory is reserved for at first; beyond, it grows as it is used.
 const RESERVED: usize = 4096;
+
+/// Positions out of a window's sight that are kept, so that forgetting them costs little per token.
+const SLACK: usize = 256;
 
 /// The state of one sequence.
 #[derive(Clone, Debug)]
 pub struct Cache {
     /// [layers][kv_heads]
     pub(crate) layers: Vec<Vec<KeyValues>>,
+    /// Positions that a query of each layer sees.
+    windows: Vec<Option<usize>>,
     pub(crate) len: usize,
     capacity: usize,
     pub(crate) buffers: Buffers,
-    /// What is held: [`crate::rope::Scaling::Long`] may have to run it again.
+    /// What is held: it may have to be run again.
     pub(crate) ids: Vec<u32>,
     /// Whether keys are rotated by the frequencies of long sequences.
     pub(crate) is_long: bool,
+    /// Whether it was cut back to where windows have been forgotten.
+    stale: bool,
 }
 
 impl Cache {
-    /// An empty cache with room for `capacity` positions ([`Config::cache_bytes`] says how large). The
-    /// first few thousand are allocated now, more when they are needed.
+    /// An empty cache in f32 with room for `capacity` positions: see [`Self::with_type`].
     pub fn new(config: &Config, capacity: usize) -> Self {
-        let head = || KeyValues::new(config.head_dim, capacity.min(RESERVED));
-        let layer = || (0..config.kv_heads).map(|_| head()).collect();
+        Self::with_type(config, capacity, CacheType::F32)
+    }
+
+    /// An empty cache with room for `capacity` positions ([`Config::cache_bytes`] says how large). The
+    /// first few thousand are allocated now, more when they are needed. Layers with a sliding window keep
+    /// no more than they look at and some hundred positions.
+    pub fn with_type(config: &Config, capacity: usize, ty: CacheType) -> Self {
+        let windows: Vec<_> = (0..config.layers).map(|i| config.window(i)).collect();
+        let layer = |window: &Option<usize>| {
+            let limit = held(*window, capacity);
+            let head = || KeyValues::growing(config.head_dim, limit.min(RESERVED), limit, ty);
+            (0..config.kv_heads).map(|_| head()).collect()
+        };
         Cache {
-            layers: (0..config.layers).map(|_| layer()).collect(),
+            layers: windows.iter().map(layer).collect(),
+            windows,
             len: 0,
             capacity,
             buffers: Buffers::default(),
             ids: Vec::new(),
             is_long: false,
+            stale: false,
         }
+    }
+
+    /// Another one like it, empty.
+    pub(crate) fn fresh(&self, config: &Config) -> Self {
+        Self::with_type(config, self.capacity, self.cache_type())
+    }
+
+    /// How keys and values are held.
+    pub fn cache_type(&self) -> CacheType {
+        self.layers.first().and_then(|l| l.first()).map_or(CacheType::F32, KeyValues::cache_type)
     }
 
     /// Positions held.
@@ -54,12 +84,33 @@ impl Cache {
         self.capacity
     }
 
-    /// Forgets all positions from `len` on.
+    /// Forgets all positions from `len` on. Where a window has moved on beyond `len`, what is left is run
+    /// again with the next tokens.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         self.ids.truncate(len);
-        for kv in self.layers.iter_mut().flatten() {
-            kv.truncate(len);
+        for (layer, window) in self.layers.iter_mut().zip(&self.windows) {
+            for kv in layer {
+                let needed = first_needed(*window, self.len);
+                self.stale |= self.len > 0 && kv.start() > needed;
+                kv.truncate(self.len);
+            }
+        }
+        self.stale &= self.len > 0;
+    }
+
+    /// Whether what is held has to be run again before a sequence that is long, or is not, can go on.
+    pub(crate) fn must_rerun(&self, is_long: bool) -> bool {
+        self.stale || self.is_long != is_long
+    }
+
+    /// Forgets what no query will see again.
+    pub(crate) fn forget(&mut self) {
+        for (layer, window) in self.layers.iter_mut().zip(&self.windows) {
+            let needed = first_needed(*window, self.len);
+            for kv in layer.iter_mut().filter(|kv| needed >= kv.start() + SLACK) {
+                kv.forget_before(needed);
+            }
         }
     }
 
@@ -72,5 +123,30 @@ impl Cache {
                 capacity: self.capacity,
             }),
         }
+    }
+}
+
+/// The first position that the query at `len` sees.
+fn first_needed(window: Option<usize>, len: usize) -> usize {
+    window.map_or(0, |w| (len + 1).saturating_sub(w))
+}
+
+/// Positions that a layer holds at most: a window, what is not yet forgotten, and the batch that comes in.
+fn held(window: Option<usize>, capacity: usize) -> usize {
+    window.map_or(capacity, |w| capacity.min(w.saturating_add(SLACK + 16 + BATCH)))
+}
+
+impl Config {
+    /// The sliding window of a layer.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.local.as_ref().filter(|l| l.layers[layer]).map(|l| l.window)
+    }
+
+    /// Bytes of a key-value cache of `capacity` positions: the most that will be allocated for it.
+    pub fn cache_bytes(&self, capacity: usize, ty: CacheType) -> usize {
+        (0..self.layers).fold(0, |sum: usize, i| {
+            let head = KeyValues::bytes(self.head_dim, held(self.window(i), capacity), ty);
+            sum.saturating_add(head.saturating_mul(self.kv_heads))
+        })
     }
 }

@@ -205,12 +205,6 @@ impl Config {
         }
         Ok(())
     }
-
-    /// Bytes of a key-value cache of `capacity` positions.
-    pub fn cache_bytes(&self, capacity: usize) -> usize {
-        let head = tritlab_kernels::op::KeyValues::bytes(self.head_dim, capacity);
-        head.saturating_mul(self.layers * self.kv_heads)
-    }
 }
 
 /// A size that is not 0 and not absurd.

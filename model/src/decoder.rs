@@ -24,7 +24,8 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::linear::{Linear, project};
-use crate::rope::Table;
+use crate::observe::Observer;
+use crate::rope::{Rope, Table};
 
 /// Tokens that are run through the layers together.
 pub const BATCH: usize = 512;
@@ -98,17 +99,16 @@ impl Decoder {
     /// Runs `ids` after what `cache` holds; returns the final hidden states, [ids][E], normed.
     ///
     /// Where a sequence grows past the limit of [`crate::rope::Scaling::Long`] (or was cut back behind it),
-    /// everything that is held is run again with the other frequencies, as `transformers` does: the answer
-    /// is that of the whole sequence at once.
+    /// everything that is held is run again with the other frequencies, as `transformers` does; likewise
+    /// where it was cut back to positions that a sliding window had left. The answer is that of the whole
+    /// sequence at once.
     ///
     /// # Errors
     /// Ids outside the vocabulary, no room in the cache, numbers that overflow on the way. After an error
     /// the cache is as it was.
     pub fn hidden(&self, cache: &mut Cache, ids: &[u32]) -> Result<Vec<f32>> {
         cache.check_room(ids.len())?;
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.config.vocab) {
-            return Err(Error::UnknownToken { id, vocab: self.config.vocab });
-        }
+        self.check_ids(ids)?;
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -116,15 +116,77 @@ impl Decoder {
         if cache.is_empty() {
             cache.is_long = is_long;
         }
-        if cache.is_long == is_long {
+        if !cache.must_rerun(is_long) {
             return self.extend(cache, ids);
         }
-        let mut fresh = Cache::new(&self.config, cache.capacity());
+        let mut fresh = cache.fresh(&self.config);
         fresh.is_long = is_long;
         let hidden = self.extend(&mut fresh, &[&cache.ids, ids].concat())?;
         let new = hidden[cache.len * self.config.hidden..].to_vec();
         *cache = fresh;
         Ok(new)
+    }
+
+    /// Runs one more token of each of several sequences, all of them in the same products; returns the final
+    /// hidden states, [sequences][E], normed. The same bits as [`Self::hidden`] of each.
+    ///
+    /// # Errors
+    /// As [`Self::hidden`]; after an error every cache is as it was.
+    pub fn step(&self, caches: &mut [&mut Cache], ids: &[u32]) -> Result<Vec<f32>> {
+        assert_eq!(caches.len(), ids.len(), "a token per sequence");
+        for cache in caches.iter() {
+            cache.check_room(1)?;
+        }
+        self.check_ids(ids)?;
+        let e = self.config.hidden;
+        let mut out = vec![0.0; ids.len() * e];
+        let lengths: Vec<usize> = caches.iter().map(|c| c.len).collect();
+        let run = threads::run_hot(|| {
+            let mut parts = Vec::with_capacity(ids.len());
+            for (i, (cache, id)) in caches.iter_mut().zip(ids.chunks_exact(1)).enumerate() {
+                // Where all of a sequence has to be run again, it is run by itself.
+                if cache.is_empty() || cache.must_rerun(self.config.rope.is_long(cache.len + 1)) {
+                    out[i * e..(i + 1) * e].copy_from_slice(&self.hidden(cache, id)?);
+                } else {
+                    parts.push((i, Part { cache, ids: id }));
+                }
+            }
+            let (at, mut parts): (Vec<usize>, Vec<Part<'_>>) = parts.into_iter().unzip();
+            if !parts.is_empty() {
+                let hidden = self.batch(&mut parts, &mut ())?;
+                for (i, row) in at.into_iter().zip(hidden.chunks_exact(e)) {
+                    out[i * e..(i + 1) * e].copy_from_slice(row);
+                }
+            }
+            Ok(())
+        });
+        if run.is_err() {
+            for (cache, len) in caches.iter_mut().zip(lengths) {
+                cache.truncate(len);
+            }
+        }
+        run.map(|()| out)
+    }
+
+    /// As [`Self::hidden`] of a new sequence, all of it in one batch, on this thread; `observer` sees it.
+    ///
+    /// # Errors
+    /// As [`Self::hidden`], and what the observer returns.
+    pub fn observe(&self, ids: &[u32], observer: &mut impl Observer) -> Result<Vec<f32>> {
+        self.check_ids(ids)?;
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut cache = Cache::new(&self.config, ids.len());
+        cache.is_long = self.config.rope.is_long(ids.len());
+        self.batch(&mut [Part { cache: &mut cache, ids }], observer)
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        match ids.iter().find(|&&id| id as usize >= self.config.vocab) {
+            Some(&id) => Err(Error::UnknownToken { id, vocab: self.config.vocab }),
+            None => Ok(()),
+        }
     }
 
     /// Runs checked ids with the frequencies that the cache is for.
@@ -133,8 +195,7 @@ impl Decoder {
         let mut out = Vec::with_capacity(ids.len() * self.config.hidden);
         let run = threads::run_hot(|| {
             for ids in ids.chunks(BATCH) {
-                out.extend(self.batch(cache, ids)?);
-                cache.ids.extend_from_slice(ids);
+                out.extend(self.batch(&mut [Part { cache, ids }], &mut ())?);
             }
             Ok(())
         });
@@ -177,24 +238,40 @@ impl Decoder {
         })
     }
 
-    fn batch(&self, cache: &mut Cache, ids: &[u32]) -> Result<Vec<f32>> {
-        let (c, n, first) = (&self.config, ids.len(), cache.len);
-        let mut x = self.embed(ids);
-        let mut buffers = std::mem::take(&mut cache.buffers);
-        let global = c.rope.table(first, n, cache.is_long);
-        let local = c.local.as_ref().map(|l| l.rope.table(first, n, cache.is_long));
+    /// Runs the new tokens of all parts together; returns their final hidden states, normed.
+    fn batch(&self, parts: &mut [Part<'_>], observer: &mut impl Observer) -> Result<Vec<f32>> {
+        let c = &self.config;
+        let ids: Vec<u32> = parts.iter().flat_map(|p| p.ids).copied().collect();
+        let mut x = self.embed(&ids);
+        observer.embedding(&x);
+        let mut buffers = std::mem::take(&mut parts[0].cache.buffers);
+        let table = |rope: &Rope| {
+            let mut table = Table::default();
+            for p in parts.iter() {
+                rope.extend(&mut table, p.cache.len, p.ids.len(), p.cache.is_long);
+            }
+            table
+        };
+        let (global, local) = (table(&c.rope), c.local.as_ref().map(|l| table(&l.rope)));
+        let queries = parts.iter().enumerate().flat_map(|(part, p)| {
+            (p.cache.len..p.cache.len + p.ids.len()).map(move |position| (part, position))
+        });
+        let mut step = Step { queries: queries.collect(), parts };
         for (i, layer) in self.layers.iter().enumerate() {
-            let (table, window) = match (&c.local, &local) {
-                (Some(l), Some(table)) if l.layers[i] => (table, Some(l.window)),
-                _ => (&global, None),
+            let table = match (&local, c.window(i)) {
+                (Some(local), Some(_)) => local,
+                _ => &global,
             };
-            let kv = &mut cache.layers[i];
-            let step = Step { n, first, table, window };
-            self.attend(layer, &mut x, kv, &step, &mut buffers)?;
-            self.feed_forward(layer, &mut x, n, &mut buffers)?;
+            self.attend(i, layer, &mut x, table, &mut step, &mut buffers, observer)?;
+            self.feed_forward(i, layer, &mut x, ids.len(), &mut buffers, observer)?;
+            observer.output(i, &mut x)?;
         }
-        cache.len += n;
-        cache.buffers = buffers;
+        for Part { cache, ids } in step.parts.iter_mut() {
+            cache.len += ids.len();
+            cache.ids.extend_from_slice(ids);
+            cache.forget();
+        }
+        step.parts[0].cache.buffers = buffers;
         let mut out = vec![0.0; x.len()];
         self.norm(&x, &self.final_norm, &mut out);
         Ok(out)
@@ -229,45 +306,65 @@ impl Decoder {
         out
     }
 
-    /// The attention half of a layer: `x` is [n][E], `kv` one cache per key-value head.
+    /// The attention half of a layer: `x` is [n][E].
+    #[allow(clippy::too_many_arguments, reason = "a layer, its input, and what it works with")]
     fn attend(
         &self,
+        i: usize,
         layer: &Layer,
         x: &mut [f32],
-        kv: &mut [op::KeyValues],
-        step: &Step<'_>,
+        table: &Table,
+        step: &mut Step<'_, '_>,
         buffers: &mut Buffers,
+        observer: &mut impl Observer,
     ) -> Result<()> {
-        let (c, n) = (&self.config, step.n);
+        let (c, n) = (&self.config, step.queries.len());
         let d = c.head_dim;
         let mut h = buffers.take(n * c.hidden);
         self.norm(x, &layer.attn_norm, &mut h);
+        observer.input(i, &["attn_q", "attn_k", "attn_v"], &h);
         let [mut q, mut k, v] = project([&layer.q, &layer.k, &layer.v], &h, n, buffers)?;
         buffers.give(h);
-        self.rotate(&mut q, c.heads, layer.q_norm.as_deref(), step.table)?;
-        self.rotate(&mut k, c.kv_heads, layer.k_norm.as_deref(), step.table)?;
-        for (k, v) in k.chunks_exact(c.kv_heads * d).zip(v.chunks_exact(c.kv_heads * d)) {
-            for (kv, (k, v)) in kv.iter_mut().zip(k.chunks_exact(d).zip(v.chunks_exact(d))) {
-                kv.push(k, v);
-            }
-        }
+        self.rotate(&mut q, c.heads, layer.q_norm.as_deref(), table)?;
+        self.rotate(&mut k, c.kv_heads, layer.k_norm.as_deref(), table)?;
+        step.push(i, &k, &v, d)?;
         let mut mixed = buffers.take(n * c.heads * d); // [n][H*D]
-        let (kv, group) = (&*kv, c.heads / c.kv_heads);
-        threads::for_each_chunk_uneven(&mut mixed, d, |i, out| {
-            let (t, head) = (i / c.heads, i % c.heads);
-            let end = step.first + t + 1;
-            let range = step.window.map_or(0, |w| end.saturating_sub(w))..end;
-            let q = &q[i * d..(i + 1) * d];
-            op::attention(q, &kv[head / group], range, c.score_scale, c.score_cap, out);
+        let (step, group, window) = (&*step, c.heads / c.kv_heads, c.window(i));
+        if observer.wants_attention(i) {
+            let (weights, end) = self.attention_weights(i, &q, step);
+            observer.attention(i, &weights, end);
+        }
+        threads::for_each_chunk_uneven(&mut mixed, d, |r, out| {
+            let (t, head) = (r / c.heads, r % c.heads);
+            let (kv, range) = step.sees(i, t, head / group, window);
+            let q = &q[r * d..(r + 1) * d];
+            op::attention(q, kv, range, c.score_scale, c.score_cap, out);
         });
         [q, k, v].into_iter().for_each(|b| buffers.give(b));
         let mixed = self.norm_if(mixed, layer.attn_sub_norm.as_ref(), buffers);
+        observer.input(i, &["attn_output"], &mixed);
         let [y] = project([&layer.o], &mixed, n, buffers)?;
         buffers.give(mixed);
         let y = self.norm_if(y, layer.post_attn_norm.as_ref(), buffers);
         op::add(x, &y);
         buffers.give(y);
         Ok(())
+    }
+
+    /// The weights that [`op::attention`] mixes values by, [n][H][end], and `end`: the positions held.
+    fn attention_weights(&self, i: usize, q: &[f32], step: &Step<'_, '_>) -> (Vec<f32>, usize) {
+        let c = &self.config;
+        let (d, group) = (c.head_dim, c.heads / c.kv_heads);
+        let end = step.queries.iter().map(|(_, position)| position + 1).max().unwrap_or(0);
+        let mut weights = vec![0.0; step.queries.len() * c.heads * end];
+        threads::for_each_chunk_uneven(&mut weights, end.max(1), |r, row| {
+            let (t, head) = (r / c.heads, r % c.heads);
+            let (kv, range) = step.sees(i, t, head / group, c.window(i));
+            let keys: Vec<f32> = range.clone().flat_map(|j| kv.key(j)).collect();
+            let q = &q[r * d..(r + 1) * d];
+            op::attention_weights(q, &keys, c.score_scale, c.score_cap, &mut row[range]);
+        });
+        (weights, end)
     }
 
     /// Norm per head, then RoPE: `x` is [n][heads][D]. A softmax hides numbers that have overflowed, so
@@ -301,13 +398,16 @@ impl Decoder {
     /// The feed-forward half of a layer.
     fn feed_forward(
         &self,
+        i: usize,
         layer: &Layer,
         x: &mut [f32],
         n: usize,
         buffers: &mut Buffers,
+        observer: &mut impl Observer,
     ) -> Result<()> {
         let mut h = buffers.take(n * self.config.hidden);
         self.norm(x, &layer.ffn_norm, &mut h);
+        observer.input(i, &["ffn_gate", "ffn_up"], &h);
         let [mut gate, up] = project([&layer.gate, &layer.up], &h, n, buffers)?;
         buffers.give(h);
         let f = self.config.ffn;
@@ -316,6 +416,7 @@ impl Decoder {
         });
         buffers.give(up);
         let gate = self.norm_if(gate, layer.ffn_sub_norm.as_ref(), buffers);
+        observer.input(i, &["ffn_down"], &gate);
         let [y] = project([&layer.down], &gate, n, buffers)?;
         buffers.give(gate);
         let y = self.norm_if(y, layer.post_ffn_norm.as_ref(), buffers);
@@ -325,14 +426,57 @@ impl Decoder {
     }
 }
 
-/// What a layer needs to know of the batch it is in.
-struct Step<'a> {
-    /// Tokens.
-    n: usize,
-    /// Position of the first.
-    first: usize,
-    /// Rotations, a row per token.
-    table: &'a Table,
-    /// Positions that a query sees, itself included.
-    window: Option<usize>,
+/// The new tokens of one sequence.
+struct Part<'a> {
+    cache: &'a mut Cache,
+    ids: &'a [u32],
+}
+
+/// A batch: some sequences, and a query per new token.
+struct Step<'p, 'a> {
+    /// Index of its part, and its position there.
+    queries: Vec<(usize, usize)>,
+    parts: &'p mut [Part<'a>],
+}
+
+impl Step<'_, '_> {
+    /// Puts keys and values, [n][K*D], of layer `i` into the caches.
+    fn push(&mut self, i: usize, k: &[f32], v: &[f32], d: usize) -> Result<()> {
+        let mut at = 0;
+        for Part { cache, ids } in self.parts.iter_mut() {
+            let ty = cache.cache_type();
+            let row = cache.layers[i].len() * d;
+            let rows = at..at + ids.len() * row;
+            at = rows.end;
+            let (k, v) = (&k[rows.clone()], &v[rows]);
+            if ty == op::CacheType::F16 {
+                for x in [k, v] {
+                    if let Some(value) = x.iter().find(|x| !(x.abs() <= ty.max())) {
+                        return Err(Error::CacheOverflow { layer: i, value: *value });
+                    }
+                }
+            }
+            for (k, v) in k.chunks_exact(row).zip(v.chunks_exact(row)) {
+                let heads = k.chunks_exact(d).zip(v.chunks_exact(d));
+                for (kv, (k, v)) in cache.layers[i].iter_mut().zip(heads) {
+                    kv.push(k, v);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What query `t` of layer `i` sees of a key-value head.
+    fn sees(
+        &self,
+        i: usize,
+        t: usize,
+        head: usize,
+        window: Option<usize>,
+    ) -> (&op::KeyValues, std::ops::Range<usize>) {
+        let (part, position) = self.queries[t];
+        let end = position + 1;
+        let first = window.map_or(0, |w| end.saturating_sub(w));
+        (&self.parts[part].cache.layers[i][head], first..end)
+    }
 }

@@ -445,6 +445,44 @@ pub enum Error {
         /// What it may be.
         range: &'static str,
     },
+    /// A stop string that every text contains.
+    #[error("a stop string is empty: it would end every text before it begins")]
+    EmptyStop,
+    /// A key or value that the cache's type cannot hold.
+    #[error(
+        "layer {layer}: a key or value is {value}, which a cache in f16 cannot hold: use one in f32"
+    )]
+    CacheOverflow {
+        /// The layer.
+        layer: usize,
+        /// The value.
+        value: f32,
+    },
+    /// A model without a chat template.
+    #[error(
+        "the model has no chat template: use generate with a prompt in the form it was trained on"
+    )]
+    NoChatTemplate,
+    /// A chat template that cannot be read or rendered, or that refuses the messages.
+    #[error("the chat template: {reason}")]
+    ChatTemplate {
+        /// The template's or the engine's own words.
+        reason: String,
+    },
+    /// A name of something to capture that the model does not have.
+    #[error("nothing to capture is called {name:?}; there are {known}")]
+    UnknownCapture {
+        /// The name or pattern.
+        name: String,
+        /// What could be asked for.
+        known: String,
+    },
+    /// An importance matrix that cannot be read or does not fit the model.
+    #[error("the importance matrix: {reason}")]
+    Imatrix {
+        /// What is wrong, with the names and numbers.
+        reason: String,
+    },
     /// An evaluation that cannot be done.
     #[error("{reason}")]
     Evaluation {

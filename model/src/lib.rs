@@ -9,6 +9,8 @@
 pub mod bitlinear;
 pub mod buffers;
 pub mod cache;
+pub mod capture;
+pub mod chat;
 pub mod config;
 pub mod convert;
 pub mod decoder;
@@ -18,14 +20,17 @@ pub mod fingerprint;
 pub mod generate;
 pub mod gguf;
 pub mod hugging_face;
+pub mod imatrix;
 pub mod linear;
 pub mod mmap;
 pub mod model;
+pub mod observe;
 pub mod quantize;
 pub mod rope;
 pub mod sample;
 pub mod source;
 pub mod speed;
+pub mod stop;
 pub mod tensors;
 pub mod tokenizer;
 

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::eval::Runs;
 use crate::gguf::Gguf;
 use crate::hugging_face::Folder;
+use crate::imatrix::Imatrix;
 use crate::linear::{InputNorm, Linear};
 use crate::source::{exact_ternary, gather, halves};
 use crate::tensors::{Source, Stored, missing};
@@ -111,6 +112,19 @@ impl Model {
         options: Options,
         progress: &mut Progress<'_>,
     ) -> Result<Self> {
+        Self::load_weighted(path, options, None, progress)
+    }
+
+    /// As [`Self::load`]; an importance matrix says which columns matter where linear layers change their format.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; an importance matrix that lacks a linear layer or has another width.
+    pub fn load_weighted(
+        path: impl AsRef<Path>,
+        options: Options,
+        imatrix: Option<&Imatrix>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Self> {
         let path = path.as_ref();
         let source = open(path, options.i2_s)?;
         let config = source.config()?;
@@ -121,6 +135,7 @@ impl Model {
             source: &*source,
             config: &config,
             options,
+            imatrix,
             progress,
             tensors: Vec::new(),
             used: HashSet::new(),
@@ -178,6 +193,7 @@ struct Loader<'a, 'p> {
     source: &'a dyn Source,
     config: &'a Config,
     options: Options,
+    imatrix: Option<&'a Imatrix>,
     progress: &'a mut Progress<'p>,
     tensors: Vec<TensorReport>,
     /// The file's names of the tensors that have been read.
@@ -376,7 +392,11 @@ impl<'a> Loader<'a, '_> {
         };
         let (m, rel_error) = match wanted {
             Some(format) if format != m.format() => {
-                let (q, cost) = requantize(name, &m, format)?;
+                let importance = match (self.imatrix, role) {
+                    (Some(i), Role::Linear) => Some(i.importance(&tensor.name, m.cols())?),
+                    _ => None,
+                };
+                let (q, cost) = requantize(name, &m, format, importance.as_deref())?;
                 (q, cost.relative())
             }
             _ => (m, 0.0),
@@ -427,13 +447,14 @@ pub(crate) fn fold<'a>(m: Matrix<'a>, scale: Option<f32>) -> Result<(Matrix<'a>,
 /// Weights that are decoded at once: a head in f32 is larger than the rest of a small model.
 const CHUNK: usize = 1 << 22;
 
-/// `m` in another format, and what that cost. Weights that are ternary stay as they are in another ternary
+/// `m` in another format, its columns of some importance, and what that cost. Weights that are ternary stay as they are in another ternary
 /// format that can hold them: absmean would shrink their scale. Beside the two matrices this needs [`CHUNK`]
 /// weights in f32, or all of them where the format has one scale for all.
 pub(crate) fn requantize(
     name: &str,
     m: &Matrix<'_>,
     format: Format,
+    importance: Option<&[f32]>,
 ) -> Result<(Matrix<'static>, Cost)> {
     if let Some(same) = exact_ternary(format, m) {
         return Ok((same, Cost::default()));
@@ -450,7 +471,8 @@ pub(crate) fn requantize(
     for first in (0..rows).step_by(at_once) {
         let n = at_once.min(rows - first);
         decode(m, first, n, &mut w);
-        let q = Matrix::quantize(format, n, cols, &w).map_err(|e| blame(after(e, first, cols)))?;
+        let q = Matrix::quantize_weighted(format, n, cols, &w, importance)
+            .map_err(|e| blame(after(e, first, cols)))?;
         for start in (0..n).step_by(chunk) {
             decode(&q, start, chunk.min(n - start), &mut decoded);
             for (w, q) in w[start * cols..].iter().zip(&decoded) {

@@ -6,12 +6,13 @@ use tritlab_kernels::{Format, Matrix, Packing, Weights};
 
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo, TensorType, Writer};
+use crate::imatrix::Imatrix;
 use crate::model::requantize;
 use crate::source::{matrix, storable_types, type_of};
 
 /// Which tensors [`quantize_gguf`] puts into which format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Recipe {
+#[derive(Clone, Copy, Debug)]
+pub struct Recipe<'a> {
     /// Format of the linear layers.
     pub format: Format,
     /// Format of the embedding and the head; `None` leaves them as they are.
@@ -20,12 +21,20 @@ pub struct Recipe {
     pub fallback: Fallback,
     /// The order of the source's I2_S codes, if it has any.
     pub i2_s: Packing,
+    /// Which columns of the linear layers matter; `None`: all the same.
+    pub imatrix: Option<&'a Imatrix>,
 }
 
-impl Recipe {
+impl Recipe<'_> {
     /// Linear layers in `format`, everything else as it is, and no replacement for a row that does not fit.
     pub fn new(format: Format) -> Self {
-        Recipe { format, head: None, fallback: Fallback::Refuse, i2_s: Packing::default() }
+        Recipe {
+            format,
+            head: None,
+            fallback: Fallback::Refuse,
+            i2_s: Packing::default(),
+            imatrix: None,
+        }
     }
 }
 
@@ -106,11 +115,11 @@ pub struct TypeShare {
 pub fn quantize_gguf(
     source: impl AsRef<Path>,
     destination: impl AsRef<Path>,
-    recipe: &Recipe,
+    recipe: &Recipe<'_>,
     progress: &mut dyn FnMut(usize, usize, &str) -> bool,
 ) -> Result<Summary> {
     let destination = destination.as_ref();
-    let Recipe { format, head, fallback, i2_s } = *recipe;
+    let Recipe { format, head, fallback, i2_s, imatrix } = *recipe;
     let to = if let Fallback::To(other) = fallback { Some(other) } else { None };
     for format in [Some(format), head, to].into_iter().flatten() {
         storable(format)?;
@@ -122,6 +131,11 @@ pub fn quantize_gguf(
         writer.set("general.file_type", number)?;
     }
     writer.set("general.quantization_version", 2u32)?;
+    if let Some(imatrix) = imatrix {
+        writer.set("quantize.imatrix.dataset", imatrix.datasets.join(", "))?;
+        writer.set("quantize.imatrix.entries_count", imatrix.sums.len() as u32)?;
+        writer.set("quantize.imatrix.chunks_count", imatrix.chunks)?;
+    }
     let total = gguf.tensors().len();
     let mut summary = Summary {
         tensors: total,
@@ -168,7 +182,11 @@ pub fn quantize_gguf(
             Some(format) => {
                 let m: Matrix<'_> = matrix(&gguf, info)?;
                 debug_assert_eq!(m.rows() as u64, info.rows(), "a matrix of the whole tensor");
-                let (q, cost) = requantize(info.name(), &m, format)?;
+                let importance = imatrix
+                    .filter(|_| matches!(role(info), Role::Linear))
+                    .map(|i| i.importance(info.name(), m.cols()))
+                    .transpose()?;
+                let (q, cost) = requantize(info.name(), &m, format, importance.as_deref())?;
                 error += cost.error;
                 norm += cost.norm;
                 write(out, q.bytes())

@@ -116,11 +116,18 @@ impl Rope {
 
     /// The table of positions `first..first + n` of a sequence that [`Self::is_long`] or not.
     pub fn table(&self, first: usize, n: usize, is_long: bool) -> Table {
-        let half = self.dims / 2;
+        let mut table = Table::default();
+        self.extend(&mut table, first, n, is_long);
+        table
+    }
+
+    /// Appends to a table the positions `first..first + n` of another sequence.
+    pub fn extend(&self, table: &mut Table, first: usize, n: usize, is_long: bool) {
+        table.half = self.dims / 2;
+        table.cos.reserve(n * table.half);
+        table.sin.reserve(n * table.half);
         let inv = self.frequencies(is_long);
         let factor = f64::from(self.attention_factor);
-        let mut table =
-            Table { half, cos: Vec::with_capacity(n * half), sin: Vec::with_capacity(n * half) };
         for p in first..first + n {
             for inv in &inv {
                 let angle = p as f64 * inv;
@@ -128,7 +135,6 @@ impl Rope {
                 table.sin.push((libm::sin(angle) * factor) as f32);
             }
         }
-        table
     }
 }
 

@@ -35,6 +35,7 @@ mod stream;
 mod vocabulary;
 
 pub use stream::DecodeStream;
+pub(crate) use stream::State as DecodeState;
 
 use crate::error::{Error, Result};
 use added::{AddedTokens, Fragment};

@@ -104,6 +104,12 @@ impl IntoPy for ModelErr {
             | E::UnusedTensor { .. }
             | E::ContextOverflow { .. }
             | E::EmptyPrompt
+            | E::EmptyStop
+            | E::CacheOverflow { .. }
+            | E::NoChatTemplate
+            | E::ChatTemplate { .. }
+            | E::UnknownCapture { .. }
+            | E::Imatrix { .. }
             | E::BadSampling { .. } => ModelError::new_err(text),
             E::TextTooShort { .. } | E::Evaluation { .. } => EvaluationError::new_err(text),
             E::UnknownToken { .. } => TritlabError::new_err(text),

@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use tritlab_kernels::Format;
-use tritlab_model::convert as converter;
+use tritlab_kernels::op::CacheType;
 use tritlab_model::gguf::{Gguf, Value};
 use tritlab_model::hugging_face::Folder;
 use tritlab_model::quantize::{self, Fallback, Recipe};
 use tritlab_model::source::i2_s_order;
+use tritlab_model::{Config, convert as converter};
 
 use crate::callback::Progress;
 use crate::errors::OrRaise;
+use crate::imatrix::ImatrixOrPath;
 
 #[derive(IntoPyObject)]
 pub(crate) struct QuantizeReport {
@@ -41,8 +43,9 @@ struct TypeShare {
 /// `fallback` is the format of tensors whose rows do not fit, "llama.cpp" for the choices of
 /// llama-quantize; `None` makes them a `FormatError`.
 /// `i2_s` is the order of the source's I2_S codes, as in `Model.load`.
+/// `imatrix`, an `Imatrix` or its file, weighs the columns of the linear layers.
 #[pyfunction]
-#[pyo3(signature = (src, dst, format, *, head=None, fallback=None, i2_s="I2_S", progress=None))]
+#[pyo3(signature = (src, dst, format, *, head=None, fallback=None, i2_s="I2_S", imatrix=None, progress=None))]
 #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
 pub(crate) fn quantize_gguf(
     py: Python<'_>,
@@ -52,8 +55,10 @@ pub(crate) fn quantize_gguf(
     head: Option<&str>,
     fallback: Option<&str>,
     i2_s: &str,
+    imatrix: Option<ImatrixOrPath<'_>>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<QuantizeReport> {
+    let imatrix = imatrix.map(|i| i.get(py)).transpose()?;
     let format = Format::from_name(format).or_raise()?;
     let head = head.map(Format::from_name).transpose().or_raise()?;
     let fallback = match fallback {
@@ -62,12 +67,11 @@ pub(crate) fn quantize_gguf(
         Some(name) => Fallback::To(Format::from_name(name).or_raise()?),
     };
     let i2_s = i2_s_order(i2_s).or_raise()?;
-    let recipe = Recipe { format, head, fallback, i2_s };
+    let recipe = Recipe { format, head, fallback, i2_s, imatrix: imatrix.as_ref() };
     let mut progress = Progress::new(progress);
     let result = py.detach(|| {
-        quantize::quantize_gguf(&src, &dst, &recipe, &mut |done, total, name| {
-            progress.call(done, total, name)
-        })
+        let mut step = |done, total, name: &str| progress.call(done, total, name);
+        quantize::quantize_gguf(&src, &dst, &recipe, &mut step)
     });
     let summary = progress.finish(result.or_raise())?;
     Ok(QuantizeReport {
@@ -145,6 +149,14 @@ pub(crate) struct GgufInfo<'py> {
     version: u32,
     metadata: Bound<'py, PyDict>,
     tensors: Vec<GgufTensor<'py>>,
+    cache: Option<CacheSize>,
+}
+
+#[derive(IntoPyObject)]
+struct CacheSize {
+    context: usize,
+    f32: usize,
+    f16: usize,
 }
 
 #[derive(IntoPyObject)]
@@ -178,7 +190,11 @@ pub(crate) fn inspect_gguf(py: Python<'_>, path: PathBuf) -> PyResult<GgufInfo<'
             })
         })
         .collect::<PyResult<_>>()?;
-    Ok(GgufInfo { version: gguf.version(), metadata, tensors })
+    let cache = Config::from_gguf(&gguf).ok().map(|config| {
+        let of = |ty| config.cache_bytes(config.context, ty);
+        CacheSize { context: config.context, f32: of(CacheType::F32), f16: of(CacheType::F16) }
+    });
+    Ok(GgufInfo { version: gguf.version(), metadata, tensors, cache })
 }
 
 /// A metadata value as Python's own type.

@@ -10,9 +10,13 @@
 mod activations;
 mod arrays;
 mod callback;
+mod capture;
+mod chat;
 mod errors;
 mod explain;
+mod generate;
 mod gguf;
+mod imatrix;
 mod machine;
 mod matrix;
 mod model;
@@ -35,7 +39,11 @@ mod _native {
     #[pymodule_export]
     use super::explain::{Explanation, Trace, explain, explain_gguf};
     #[pymodule_export]
-    use super::gguf::{inspect_gguf, quantize_gguf};
+    use super::generate::TextStream;
+    #[pymodule_export]
+    use super::gguf::{convert, inspect_folder, inspect_gguf, quantize_gguf};
+    #[pymodule_export]
+    use super::imatrix::Imatrix;
     #[pymodule_export]
     use super::machine::{machine, measure_bandwidth, measure_dot_peak};
     #[pymodule_export]

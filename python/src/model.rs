@@ -1,13 +1,13 @@
 //! `tritlab.Model`.
 
 use std::path::PathBuf;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use numpy::{PyArray1, PyArray2};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyString, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyList, PyString, PyTuple};
 use tritlab_kernels::Format;
+use tritlab_model::capture::Captured;
 use tritlab_model::model::{Options, Role, TensorReport};
 use tritlab_model::sample::Sampling;
 use tritlab_model::source::i2_s_order;
@@ -15,10 +15,11 @@ use tritlab_model::{Error, eval, speed};
 
 use crate::arrays::{self, token_ids};
 use crate::callback::Progress;
-use crate::errors::{ModelError, OrRaise, TritlabError};
-
-/// How often a thread that waits for generated text looks for Ctrl-C.
-const SIGNALS: Duration = Duration::from_millis(50);
+use crate::capture::Replace;
+use crate::chat;
+use crate::errors::{ModelError, OrRaise};
+use crate::generate::{Settings, Stop, TextStream, cache_type, prompt_ids};
+use crate::imatrix::ImatrixOrPath;
 
 /// A decoder model, ready to run. Immutable; may be shared between threads.
 #[pyclass(frozen, module = "tritlab")]
@@ -57,13 +58,23 @@ impl Model {
     }
 
     /// `Ok` if the model was loaded for `tokens` positions.
-    fn fits(&self, tokens: usize) -> PyResult<()> {
+    pub(crate) fn fits(&self, tokens: usize) -> PyResult<()> {
         match tokens <= self.context {
             true => Ok(()),
             false => {
                 Err(Error::ContextOverflow { needed: tokens, capacity: self.context }).or_raise()
             }
         }
+    }
+
+    /// The model behind the object.
+    pub(crate) fn inner(&self) -> &tritlab_model::Model {
+        &self.model
+    }
+
+    /// What a call's `replace` asks for.
+    fn replacements(&self, replace: Option<&Bound<'_, PyDict>>, n: usize) -> PyResult<Replace> {
+        Replace::new(replace, [n, self.model.config().hidden], self.n_layers())
     }
 
     /// Ids of one sequence.
@@ -83,8 +94,11 @@ impl Model {
     /// `context` is the longest sequence that the other calls accept; it costs no memory here.
     /// `i2_s` is the order of the codes of I2_S tensors, which a file does not tell: "I2_S" (x86
     /// and published files), "I2_S_64" (Arm) or "I2_S_ROWS4"; a wrong one talks nonsense.
+    /// `imatrix`, an `Imatrix` or its file, weighs the columns of linear layers that change their
+    /// format.
     #[staticmethod]
-    #[pyo3(signature = (path, format=None, *, head=None, context=2048, i2_s="I2_S", progress=None))]
+    #[pyo3(signature = (path, format=None, *, head=None, context=2048, i2_s="I2_S", imatrix=None, progress=None))]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn load(
         py: Python<'_>,
         path: PathBuf,
@@ -92,17 +106,18 @@ impl Model {
         head: Option<&str>,
         context: usize,
         i2_s: &str,
+        imatrix: Option<ImatrixOrPath<'_>>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
+        let imatrix = imatrix.map(|i| i.get(py)).transpose()?;
         let format = format.map(Format::from_name).transpose().or_raise()?;
         let head = head.map(Format::from_name).transpose().or_raise()?;
         let i2_s = i2_s_order(i2_s).or_raise()?;
         let mut progress = Progress::new(progress);
         let result = py.detach(|| {
             let options = Options { format, head, i2_s };
-            tritlab_model::Model::load(&path, options, &mut |done, total, name| {
-                progress.call(done, total, name)
-            })
+            let mut step = |done, total, name: &str| progress.call(done, total, name);
+            tritlab_model::Model::load_weighted(&path, options, imatrix.as_ref(), &mut step)
         });
         let model = progress.finish(result.or_raise())?;
         Ok(Self { model, path, context })
@@ -146,13 +161,13 @@ impl Model {
 
     /// Number of tokens in the vocabulary.
     #[getter]
-    fn n_vocab(&self) -> usize {
+    pub(crate) fn n_vocab(&self) -> usize {
         self.model.config().vocab
     }
 
     /// Longest sequence it was loaded for, tokens.
     #[getter]
-    fn context(&self) -> usize {
+    pub(crate) fn context(&self) -> usize {
         self.context
     }
 
@@ -205,16 +220,20 @@ impl Model {
     }
 
     /// Token ids of a text, int32 [n]. `TokenizerError` if the file has no tokenizer.
-    #[pyo3(signature = (text, add_special=true))]
+    ///
+    /// `add_special` adds BOS and EOS where the model wants them; `parse_special` reads control
+    /// tokens spelled in the text, which text from outside could forge.
+    #[pyo3(signature = (text, add_special=true, *, parse_special=false))]
     fn tokenize<'py>(
         &self,
         py: Python<'py>,
         text: &str,
         add_special: bool,
+        parse_special: bool,
     ) -> PyResult<Bound<'py, PyArray1<i32>>> {
         let ids = py
             .detach(|| {
-                let ids = self.model.tokenizer()?.encode(text, add_special, false)?;
+                let ids = self.model.tokenizer()?.encode(text, add_special, parse_special)?;
                 // At most 2^24 tokens in a vocabulary: the configuration was checked.
                 Ok(ids.into_iter().map(|id| id as i32).collect::<Vec<_>>())
             })
@@ -231,14 +250,22 @@ impl Model {
 
     /// Logits after each of `ids`, int32 [n], from an empty cache: float32 [n, vocab].
     ///
-    /// The array is all the memory this needs beside the cache: 4 · n · vocab bytes.
+    /// The array is all the memory this needs beside the cache: 4 · n · vocab bytes. `replace`
+    /// gives layers other outputs, as in `capture`.
+    #[pyo3(signature = (ids, *, replace=None))]
     fn logits<'py>(
         &self,
         py: Python<'py>,
         ids: &Bound<'py, PyAny>,
+        replace: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let ids = self.sequence(ids)?;
-        let logits = py.detach(|| self.model.logits(&ids)).or_raise()?;
+        let mut replace = self.replacements(replace, ids.len())?;
+        let result = py.detach(|| match replace.is_empty() {
+            true => self.model.logits(&ids),
+            false => self.model.logits_with(&ids, &mut |i, x| replace.call(i, x)),
+        });
+        let logits = replace.finish(result)?;
         arrays::matrix(py, logits, ids.len(), self.n_vocab())
     }
 
@@ -317,76 +344,246 @@ impl Model {
         py.import("tritlab.comparison")?.call_method("perplexity", (slf, text), Some(&settings))
     }
 
-    /// Continue `prompt`; temperature 0 is greedy, top_k 0 and top_p 1 cut nothing.
+    /// Continue `prompt`: a text, token ids as int32 [n], or a list of messages, as in `chat`.
     ///
-    /// `callback` gets each piece of text as soon as it is whole UTF-8; returning `False` stops.
-    /// It runs on the calling thread. The result is the continuation without the prompt.
+    /// Sampling is llama.cpp's, in its order: `repetition_penalty` on the last `repetition_window`
+    /// tokens, `top_k` (0 for all), `top_p` (1 for all), `min_p` (0 for all), `temperature` (0 is
+    /// greedy). `stop` is a string or several: the text ends before the first that comes, and no
+    /// part of it is ever seen. `stop_tokens` are ids that end the text, beside the model's own.
+    /// `kv` is the type of the key-value cache, "f32" or "f16"; `cache_bytes` says its size.
+    ///
+    /// `callback` gets each piece of text as soon as it is certain; returning `False` stops. It
+    /// runs on the calling thread. The result is the continuation without the prompt.
     #[pyo3(signature = (
-        prompt, *, max_tokens=128, temperature=0.0, top_k=0, top_p=1.0, seed=0, callback=None
+        prompt, *, max_tokens=128, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0,
+        repetition_penalty=1.0, repetition_window=64, seed=0, stop=None, stop_tokens=None,
+        kv="f32", callback=None
     ))]
     #[allow(clippy::too_many_arguments, reason = "they are Python's keywords")]
     fn generate(
-        &self,
-        py: Python<'_>,
-        prompt: &str,
+        slf: &Bound<'_, Self>,
+        prompt: &Bound<'_, PyAny>,
         max_tokens: usize,
         temperature: f32,
         top_k: usize,
         top_p: f32,
+        min_p: f32,
+        repetition_penalty: f32,
+        repetition_window: usize,
         seed: u64,
+        stop: Option<Stop>,
+        stop_tokens: Option<Vec<u32>>,
+        kv: &str,
         callback: Option<Py<PyAny>>,
     ) -> PyResult<String> {
-        let sampling = Sampling { temperature, top_k, top_p, seed };
-        let call = |piece: &str| -> PyResult<bool> {
-            Python::attach(|py| {
-                let Some(callback) = &callback else { return Ok(true) };
-                let answer = callback.call1(py, (PyString::new(py, piece),))?;
-                Ok(!answer.bind(py).is(PyBool::new(py, false)))
-            })
+        let py = slf.py();
+        let sampling = Sampling {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            repetition_window,
+            seed,
         };
-        py.detach(|| {
-            // The model works on its own threads. This one calls Python, where the caller's context is and
-            // where Ctrl-C arrives, and says after each piece whether to go on.
-            let (piece_in, pieces) = channel::<String>();
-            let (answer_in, answers) = channel::<bool>();
-            std::thread::scope(|scope| {
-                let work = scope.spawn(move || {
-                    self.model.generate(
-                        prompt,
-                        max_tokens,
-                        sampling,
-                        self.context,
-                        &mut move |piece| {
-                            piece_in.send(piece.to_owned()).is_ok()
-                                && answers.recv().unwrap_or(false)
-                        },
-                    )
-                });
-                let mut outcome = Ok(());
-                loop {
-                    let signals = |()| Python::attach(|py| py.check_signals());
-                    match pieces.recv_timeout(SIGNALS) {
-                        Ok(piece) => {
-                            let go_on = outcome.is_ok()
-                                && match call(&piece) {
-                                    Ok(go_on) => go_on,
-                                    Err(error) => {
-                                        outcome = Err(error);
-                                        false
-                                    }
-                                };
-                            // A worker that has finished needs no answer.
-                            let _ = answer_in.send(go_on);
-                        }
-                        Err(RecvTimeoutError::Timeout) => {}
-                        Err(RecvTimeoutError::Disconnected) => break,
-                    }
-                    outcome = outcome.and_then(signals);
+        let settings = Settings { max_tokens, sampling, stop, stop_tokens, kv: kv.to_owned() };
+        let stream = TextStream::new(slf, prompt, settings)?;
+        let mut text = String::new();
+        while let Some(piece) = stream.next(py)? {
+            text.push_str(&piece);
+            if let Some(callback) = &callback {
+                let answer = callback.call1(py, (PyString::new(py, &piece),))?;
+                if answer.bind(py).is(PyBool::new(py, false)) {
+                    break;
                 }
-                let text = work.join().map_err(|_| TritlabError::new_err("generation panicked"))?;
-                outcome.and_then(|()| text.or_raise())
-            })
-        })
+            }
+        }
+        Ok(text)
+    }
+
+    /// As `generate`, as an iterator: `for piece in model.stream(prompt): ...`.
+    ///
+    /// The work is done between the pieces. `close()`, leaving a `with` block, or dropping the
+    /// iterator ends it; Ctrl-C works.
+    #[pyo3(signature = (
+        prompt, *, max_tokens=128, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0,
+        repetition_penalty=1.0, repetition_window=64, seed=0, stop=None, stop_tokens=None,
+        kv="f32"
+    ))]
+    #[allow(clippy::too_many_arguments, reason = "they are Python's keywords")]
+    fn stream(
+        slf: &Bound<'_, Self>,
+        prompt: &Bound<'_, PyAny>,
+        max_tokens: usize,
+        temperature: f32,
+        top_k: usize,
+        top_p: f32,
+        min_p: f32,
+        repetition_penalty: f32,
+        repetition_window: usize,
+        seed: u64,
+        stop: Option<Stop>,
+        stop_tokens: Option<Vec<u32>>,
+        kv: &str,
+    ) -> PyResult<TextStream> {
+        let sampling = Sampling {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            repetition_window,
+            seed,
+        };
+        let settings = Settings { max_tokens, sampling, stop, stop_tokens, kv: kv.to_owned() };
+        TextStream::new(slf, prompt, settings)
+    }
+
+    /// Continue several prompts at once, each as `generate` does; a list of the continuations.
+    ///
+    /// Each step multiplies all sequences' activations in one product. Prompt i is sampled with
+    /// `seed + i`: text i is, bit for bit, that of `generate(prompts[i], seed=seed + i)`. The
+    /// caches of all prompts are held at once.
+    #[pyo3(signature = (
+        prompts, *, max_tokens=128, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0,
+        repetition_penalty=1.0, repetition_window=64, seed=0, stop=None, stop_tokens=None,
+        kv="f32"
+    ))]
+    #[allow(clippy::too_many_arguments, reason = "they are Python's keywords")]
+    fn generate_batch(
+        slf: &Bound<'_, Self>,
+        prompts: Vec<Bound<'_, PyAny>>,
+        max_tokens: usize,
+        temperature: f32,
+        top_k: usize,
+        top_p: f32,
+        min_p: f32,
+        repetition_penalty: f32,
+        repetition_window: usize,
+        seed: u64,
+        stop: Option<Stop>,
+        stop_tokens: Option<Vec<u32>>,
+        kv: &str,
+    ) -> PyResult<Vec<String>> {
+        let (py, this) = (slf.py(), slf.get());
+        let sampling = Sampling {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            repetition_window,
+            seed,
+        };
+        let settings = Settings { max_tokens, sampling, stop, stop_tokens, kv: kv.to_owned() };
+        let request = settings.request(this)?;
+        let ids: Vec<_> = prompts.iter().map(|p| prompt_ids(this, p)).collect::<PyResult<_>>()?;
+        // No function: it only looks for Ctrl-C.
+        let mut signals = Progress::new(None);
+        let result =
+            py.detach(|| this.model.generate_batch(&ids, &request, &mut || signals.call(0, 0, "")));
+        signals.finish(result.or_raise())
+    }
+
+    /// Answer a chat: `generate` of a list of messages, dicts with `role` and `content`.
+    ///
+    /// The model's own chat template makes the prompt. `ModelError` if it has none, or refuses the
+    /// messages.
+    #[pyo3(signature = (
+        messages, *, max_tokens=128, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0,
+        repetition_penalty=1.0, repetition_window=64, seed=0, stop=None, stop_tokens=None,
+        kv="f32", callback=None
+    ))]
+    #[allow(clippy::too_many_arguments, reason = "they are Python's keywords")]
+    fn chat(
+        slf: &Bound<'_, Self>,
+        messages: &Bound<'_, PyList>,
+        max_tokens: usize,
+        temperature: f32,
+        top_k: usize,
+        top_p: f32,
+        min_p: f32,
+        repetition_penalty: f32,
+        repetition_window: usize,
+        seed: u64,
+        stop: Option<Stop>,
+        stop_tokens: Option<Vec<u32>>,
+        kv: &str,
+        callback: Option<Py<PyAny>>,
+    ) -> PyResult<String> {
+        Self::generate(
+            slf,
+            messages.as_any(),
+            max_tokens,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            repetition_window,
+            seed,
+            stop,
+            stop_tokens,
+            kv,
+            callback,
+        )
+    }
+
+    /// The prompt of a chat by the model's chat template, with special tokens spelled out.
+    ///
+    /// `tools` are JSON schemas; `variables` are the template's own, such as `enable_thinking`.
+    /// `now` is the time a template can ask for, as "2026-01-31T12:00:00"; `None` is the clock's.
+    /// Tokenise it with `tokenize(text, add_special=False, parse_special=True)`.
+    #[pyo3(signature = (messages, add_generation_prompt=true, tools=None, *, now=None, **variables))]
+    fn apply_chat_template(
+        &self,
+        messages: &Bound<'_, PyList>,
+        add_generation_prompt: bool,
+        tools: Option<&Bound<'_, PyAny>>,
+        now: Option<&str>,
+        variables: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<String> {
+        let options = chat::Options { add_generation_prompt, tools, now, variables };
+        chat::render(self, messages.as_any(), options)
+    }
+
+    /// Bytes of a key-value cache for `context` tokens, known before it is allocated.
+    ///
+    /// It is the most that will be; layers with a sliding window keep little more than the window.
+    #[pyo3(signature = (context, kv="f32"))]
+    fn cache_bytes(&self, context: usize, kv: &str) -> PyResult<usize> {
+        Ok(self.model.config().cache_bytes(context, cache_type(kv)?))
+    }
+
+    /// Run `ids`, int32 [n], and keep what goes on inside: arrays by name, float32.
+    ///
+    /// Names are those of GGUF: `token_embd` and `blk.3` (the residual stream before all layers and
+    /// after layer 3, [n, E]), `blk.3.attention` (softmax rows, [heads, n, n]),
+    /// `blk.3.attn_q.input` (of each linear layer, [n, inputs], before activations are quantised),
+    /// `output.input` (normed, [n, E]). In `what`, `*` stands for anything but a dot.
+    ///
+    /// `replace` gives a layer another output: `{"blk.3": array}`, or a function of the array that
+    /// returns one (or `None`, to change nothing).
+    #[pyo3(signature = (ids, what, *, replace=None))]
+    fn capture<'py>(
+        &self,
+        py: Python<'py>,
+        ids: &Bound<'py, PyAny>,
+        what: Stop,
+        replace: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let ids = self.sequence(ids)?;
+        let what = match what {
+            Stop::One(name) => vec![name],
+            Stop::Several(names) => names,
+        };
+        let mut replace = self.replacements(replace, ids.len())?;
+        let result = py.detach(|| self.model.capture(&ids, &what, &mut |i, x| replace.call(i, x)));
+        let out = PyDict::new(py);
+        for Captured { name, data, shape } in replace.finish(result)? {
+            out.set_item(name, data.into_pyarray(py).reshape(shape)?)?;
+        }
+        Ok(out)
     }
 
     /// Time prefill of `n_prompt` tokens and decoding of `n_gen`, after an untimed warm-up.

@@ -184,7 +184,7 @@ class Model:
         self.context, self.format = 2048, format
 
     @staticmethod
-    def load(path, format=None, *, head=None, context=2048, progress=None):
+    def load(path, format=None, *, head=None, context=2048, imatrix=None, progress=None):
         if Path(path).read_bytes()[:4] != b"GGUF":
             raise GgufError(f"{path} is not a GGUF file")
         if format == "TQ2_0":
@@ -219,7 +219,7 @@ class Model:
             },
         ]
 
-    def tokenize(self, text, add_special=True):
+    def tokenize(self, text, add_special=True, *, parse_special=False):
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
     def detokenize(self, ids):
@@ -259,6 +259,13 @@ class Model:
             callback(" so on")
         return " and so on"
 
+    def stream(self, messages, **settings):
+        said = messages[-1]["content"]
+        return TextStream([f"{len(messages)}: ", said.upper()])
+
+    def apply_chat_template(self, messages):
+        return "".join(message["content"] for message in messages)
+
     def bench(self, n_prompt=512, n_gen=128, repetitions=5, progress=None):
         decode = self._share * _BANDWIDTH / self.bytes_per_token
         wobble = 1 + 0.01 * np.arange(repetitions)
@@ -268,7 +275,44 @@ class Model:
         }
 
 
-def quantize_gguf(src, dst, format, *, head=None, fallback=None, progress=None):
+class TextStream:
+    def __init__(self, pieces):
+        self._pieces = iter(pieces)
+
+    def __iter__(self):
+        return self._pieces
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        pass
+
+
+class Imatrix:
+    datasets = ("text",)
+
+    def __init__(self, chunks, chunk_size):
+        self.chunks, self.chunk_size = chunks, chunk_size
+
+    @staticmethod
+    def collect(model, ids, *, context=512, dataset="", progress=None):
+        if progress:
+            progress(1, 1, "imatrix")
+        return Imatrix(len(ids) // context, context)
+
+    def save(self, path):
+        Path(path).write_bytes(b"GGUF imatrix")
+
+    def arrays(self):
+        return {"blk.0.attn_q.weight": np.ones(576, np.float32)}
+
+
+def quantize_gguf(
+    src, dst, format, *, head=None, fallback=None, imatrix=None, progress=None
+):
+    if imatrix is not None and Path(imatrix).read_bytes() != b"GGUF imatrix":
+        raise ModelError("the importance matrix: general.type")
     Path(dst).write_bytes(b"GGUF")
     return {
         "format": format,
@@ -310,6 +354,7 @@ def inspect_gguf(path):
                 "nbytes": 576 * 576 * 20 // 32,
             }
         ],
+        "cache": {"context": 8192, "f32": 377_487_360, "f16": 188_743_680},
     }
 
 

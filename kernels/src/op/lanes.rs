@@ -14,7 +14,7 @@ pub fn split(x: &[f32]) -> (&[[f32; 16]], &[f32]) {
 
 /// At most 16 numbers, padded.
 #[inline(always)]
-pub fn pad(x: &[f32], with: f32) -> [f32; 16] {
+pub fn pad<T: Copy>(x: &[T], with: T) -> [T; 16] {
     let mut lanes = [with; 16];
     lanes[..x.len()].copy_from_slice(x);
     lanes

@@ -11,17 +11,12 @@ use crate::error::Result;
 #[derive(Clone, Debug)]
 pub struct DecodeStream<'a> {
     tokenizer: &'a Tokenizer,
-    skip_special: bool,
-    /// Whether a space at the start of the next piece is to be taken away.
-    strip: bool,
-    /// At most three bytes that may still become a character, and room for what follows.
-    bytes: Vec<u8>,
-    text: String,
+    state: State,
 }
 
 impl<'a> DecodeStream<'a> {
     pub(super) fn new(tokenizer: &'a Tokenizer, skip_special: bool, strip: bool) -> Self {
-        Self { tokenizer, skip_special, strip, bytes: Vec::new(), text: String::new() }
+        Self { tokenizer, state: State::new(skip_special, strip) }
     }
 
     /// Takes an id, returns the text that is now certain; often it is empty.
@@ -30,9 +25,36 @@ impl<'a> DecodeStream<'a> {
     /// [`Error::UnknownToken`](crate::Error::UnknownToken) for an id outside the vocabulary; the
     /// stream is then as it was.
     pub fn push(&mut self, id: u32) -> Result<&str> {
-        let vocabulary = &self.tokenizer.vocabulary;
+        self.state.push(self.tokenizer, id)
+    }
+
+    /// The end of the text: what was held back is no character.
+    pub fn finish(&mut self) -> &str {
+        self.state.finish()
+    }
+}
+
+/// A [`DecodeStream`] without its tokenizer, for those that live longer than a borrow.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    skip_special: bool,
+    /// Whether a space at the start of the next piece is to be taken away.
+    strip: bool,
+    /// At most three bytes that may still become a character, and room for what follows.
+    bytes: Vec<u8>,
+    text: String,
+}
+
+impl State {
+    pub(crate) fn new(skip_special: bool, strip: bool) -> Self {
+        Self { skip_special, strip, bytes: Vec::new(), text: String::new() }
+    }
+
+    /// [`DecodeStream::push`]
+    pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<&str> {
+        let vocabulary = &tokenizer.vocabulary;
         let (Some(mut piece), Some(kind)) = (vocabulary.piece(id), vocabulary.kind(id)) else {
-            return Err(self.tokenizer.unknown(id));
+            return Err(tokenizer.unknown(id));
         };
         self.text.clear();
         if kind.is_special() && self.skip_special {
@@ -48,8 +70,8 @@ impl<'a> DecodeStream<'a> {
         Ok(&self.text)
     }
 
-    /// The end of the text: what was held back is no character.
-    pub fn finish(&mut self) -> &str {
+    /// [`DecodeStream::finish`]
+    pub(crate) fn finish(&mut self) -> &str {
         self.text.clear();
         self.text.push_str(&String::from_utf8_lossy(&self.bytes));
         self.bytes.clear();

@@ -8,6 +8,8 @@ tl.formats(), tl.backends(), tl.kernels()  # the table
 tl.explain("Q4_0", block), w.explain(0, 0)  # what a block's bytes mean
 with tl.backend("portable"): ...
 m = tl.Model.load("model.gguf", format="Q8_0")
+for piece in m.stream("Once"): ...         # or m.generate, m.generate_batch, m.chat
+m.capture(ids, ["blk.*", "blk.0.attention"])  # activations as arrays
 tl.perplexity(m, text)
 tl.compare("model.gguf", ["F16", "Q8_0", "Q4_0", "TERNARY"], text)
 tl.convert("folder", "model.gguf")         # Hugging Face folder to GGUF, or back
@@ -24,13 +26,15 @@ from typing import TYPE_CHECKING, Any
 from tritlab import _native, errors
 from tritlab._native import (
     Explanation,
+    Imatrix,
     Matrix,
     Model,
+    TextStream,
     TritlabError,
     __version__,
     backends,
-    explain,
     convert,
+    explain,
     formats,
     kernels,
 )
@@ -41,11 +45,14 @@ if TYPE_CHECKING:
 
     from tritlab import testing
     from tritlab.comparison import compare, perplexity
+    from tritlab.evaluation import collect_imatrix as imatrix
 
 __all__ = [
     "Explanation",
+    "Imatrix",
     "Matrix",
     "Model",
+    "TextStream",
     "TritlabError",
     "__version__",
     "backend",
@@ -55,6 +62,7 @@ __all__ = [
     "errors",
     "explain",
     "formats",
+    "imatrix",
     "kernels",
     "machine",
     "perplexity",
@@ -110,6 +118,10 @@ def __getattr__(name: str) -> Any:
         return getattr(comparison, name)
     if name == "testing":
         return importlib.import_module("tritlab.testing")
+    if name == "imatrix":
+        from tritlab.evaluation import collect_imatrix
+
+        return collect_imatrix
     raise AttributeError(f"module 'tritlab' has no attribute {name!r}")
 
 

@@ -5,9 +5,9 @@ back. Another dtype raises `TypeError`; another shape or layout raises `ShapeErr
 name what came and what was wanted. Computing calls release the GIL.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,11 @@ from tritlab._types import (
     KernelInfo,
     KitCase,
     MachineFacts,
+    Messages,
     Progress,
+    Prompt,
     QuantizeReport,
+    Replacement,
     TensorInfo,
     TraceSource,
 )
@@ -197,6 +200,7 @@ class Model:
         head: str | None = None,
         context: int = 2048,
         i2_s: str = "I2_S",
+        imatrix: Imatrix | str | PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> Model:
         """Load a GGUF file, or a Hugging Face folder (`config.json` and safetensors).
@@ -207,6 +211,8 @@ class Model:
         `context` is the longest sequence that the other calls accept; it costs no memory here.
         `i2_s` is the order of the codes of I2_S tensors, which a file does not tell: "I2_S" (x86
         and published files), "I2_S_64" (Arm) or "I2_S_ROWS4"; a wrong one talks nonsense.
+        `imatrix`, an `Imatrix` or its file, weighs the columns of linear layers that change their
+        format.
         """
     @property
     def path(self) -> str:
@@ -246,14 +252,26 @@ class Model:
         """Bytes of weights that one decode step reads."""
     def tensors(self) -> list[TensorInfo]:
         """Every weight tensor, in the order in which the model reads them."""
-    def tokenize(self, text: str, add_special: bool = True) -> npt.NDArray[np.int32]:
-        """Token ids of a text, int32 [n]. `TokenizerError` if the file has no tokenizer."""
+    def tokenize(
+        self, text: str, add_special: bool = True, *, parse_special: bool = False
+    ) -> npt.NDArray[np.int32]:
+        """Token ids of a text, int32 [n]. `TokenizerError` if the file has no tokenizer.
+
+        `add_special` adds BOS and EOS where the model wants them; `parse_special` reads control
+        tokens spelled in the text, which text from outside could forge.
+        """
     def detokenize(self, ids: npt.NDArray[np.int32]) -> str:
         """Text of token ids, int32 [n]. Bytes that are not UTF-8 become U+FFFD."""
-    def logits(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+    def logits(
+        self,
+        ids: npt.NDArray[np.int32],
+        *,
+        replace: Mapping[str, Replacement] | None = None,
+    ) -> npt.NDArray[np.float32]:
         """Logits after each of `ids`, int32 [n], from an empty cache: float32 [n, vocab].
 
-        The array is all the memory this needs beside the cache: 4 · n · vocab bytes.
+        The array is all the memory this needs beside the cache: 4 · n · vocab bytes. `replace`
+        gives layers other outputs, as in `capture`.
         """
     def fingerprint(self, ids: npt.NDArray[np.int32]) -> str:
         """SHA-256 of the bits of `logits(ids)`, hexadecimal: the same on every machine."""
@@ -282,19 +300,133 @@ class Model:
         """Perplexity of a text, as `tritlab.perplexity(model, text, ...)`."""
     def generate(
         self,
-        prompt: str,
+        prompt: Prompt,
         *,
         max_tokens: int = 128,
         temperature: float = 0.0,
         top_k: int = 0,
         top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        repetition_window: int = 64,
         seed: int = 0,
+        stop: str | list[str] | None = None,
+        stop_tokens: list[int] | None = None,
+        kv: str = "f32",
         callback: Callable[[str], object] | None = None,
     ) -> str:
-        """Continue `prompt`; temperature 0 is greedy, top_k 0 and top_p 1 cut nothing.
+        """Continue `prompt`: a text, token ids as int32 [n], or a list of messages, as in `chat`.
 
-        `callback` gets each piece of text as soon as it is whole UTF-8; returning `False` stops.
-        It runs on the calling thread. The result is the continuation without the prompt.
+        Sampling is llama.cpp's, in its order: `repetition_penalty` on the last `repetition_window`
+        tokens, `top_k` (0 for all), `top_p` (1 for all), `min_p` (0 for all), `temperature` (0 is
+        greedy). `stop` is a string or several: the text ends before the first that comes, and no
+        part of it is ever seen. `stop_tokens` are ids that end the text, beside the model's own.
+        `kv` is the type of the key-value cache, "f32" or "f16"; `cache_bytes` says its size.
+
+        `callback` gets each piece of text as soon as it is certain; returning `False` stops. It
+        runs on the calling thread. The result is the continuation without the prompt.
+        """
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        repetition_window: int = 64,
+        seed: int = 0,
+        stop: str | list[str] | None = None,
+        stop_tokens: list[int] | None = None,
+        kv: str = "f32",
+    ) -> TextStream:
+        """As `generate`, as an iterator: `for piece in model.stream(prompt): ...`.
+
+        The work is done between the pieces. `close()`, leaving a `with` block, or dropping the
+        iterator ends it; Ctrl-C works.
+        """
+    def generate_batch(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        repetition_window: int = 64,
+        seed: int = 0,
+        stop: str | list[str] | None = None,
+        stop_tokens: list[int] | None = None,
+        kv: str = "f32",
+    ) -> list[str]:
+        """Continue several prompts at once, each as `generate` does; a list of the continuations.
+
+        Each step multiplies all sequences' activations in one product. Prompt i is sampled with
+        `seed + i`: text i is, bit for bit, that of `generate(prompts[i], seed=seed + i)`. The
+        caches of all prompts are held at once.
+        """
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        repetition_window: int = 64,
+        seed: int = 0,
+        stop: str | list[str] | None = None,
+        stop_tokens: list[int] | None = None,
+        kv: str = "f32",
+        callback: Callable[[str], object] | None = None,
+    ) -> str:
+        """Answer a chat: `generate` of a list of messages, dicts with `role` and `content`.
+
+        The model's own chat template makes the prompt. `ModelError` if it has none, or refuses the
+        messages.
+        """
+    def apply_chat_template(
+        self,
+        messages: Messages,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        now: str | None = None,
+        **variables: Any,
+    ) -> str:
+        """The prompt of a chat by the model's chat template, with special tokens spelled out.
+
+        `tools` are JSON schemas; `variables` are the template's own, such as `enable_thinking`.
+        `now` is the time a template can ask for, as "2026-01-31T12:00:00"; `None` is the clock's.
+        Tokenise it with `tokenize(text, add_special=False, parse_special=True)`.
+        """
+    def cache_bytes(self, context: int, kv: str = "f32") -> int:
+        """Bytes of a key-value cache for `context` tokens, known before it is allocated.
+
+        It is the most that will be; layers with a sliding window keep little more than the window.
+        """
+    def capture(
+        self,
+        ids: npt.NDArray[np.int32],
+        what: str | list[str],
+        *,
+        replace: Mapping[str, Replacement] | None = None,
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Run `ids`, int32 [n], and keep what goes on inside: arrays by name, float32.
+
+        Names are those of GGUF: `token_embd` and `blk.3` (the residual stream before all layers and
+        after layer 3, [n, E]), `blk.3.attention` (softmax rows, [heads, n, n]),
+        `blk.3.attn_q.input` (of each linear layer, [n, inputs], before activations are quantised),
+        `output.input` (normed, [n, E]). In `what`, `*` stands for anything but a dot.
+
+        `replace` gives a layer another output: `{"blk.3": array}`, or a function of the array that
+        returns one (or `None`, to change nothing).
         """
     def bench(
         self,
@@ -305,6 +437,61 @@ class Model:
     ) -> BenchTimes:
         """Time prefill of `n_prompt` tokens and decoding of `n_gen`, after an untimed warm-up."""
 
+@final
+class TextStream(Iterator[str]):
+    """Text being generated: an iterator of pieces.
+
+    Each piece is whole characters and no part of a stop string. The work is done inside `next`,
+    without the GIL; closing the iterator, or dropping it, ends it.
+    """
+
+    def __iter__(self) -> TextStream: ...
+    def __next__(self) -> str: ...
+    def __enter__(self) -> TextStream: ...
+    def __exit__(self, *args: object) -> None: ...
+    def close(self) -> None:
+        """End the work and free the cache; no more pieces come."""
+    @property
+    def ids(self) -> npt.NDArray[np.int32]:
+        """Token ids generated so far, int32 [n]: a new array."""
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the text ended: "length", "stop_token" or "stop_string"; `None` while it has not."""
+
+@final
+class Imatrix:
+    """How much each column of each linear layer matters: its mean squared input on a text."""
+
+    @staticmethod
+    def collect(
+        model: Model,
+        ids: npt.NDArray[np.int32],
+        *,
+        context: int = 512,
+        dataset: str = "",
+        progress: Progress | None = None,
+    ) -> Imatrix:
+        """Collect from a text's token ids, int32 [n], in windows of `context` tokens.
+
+        `EvaluationError` if there is not one whole window. `dataset` names the text in the file.
+        """
+    @staticmethod
+    def read(path: str | PathLike[str]) -> Imatrix:
+        """Read a file in llama.cpp's GGUF form."""
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a file in llama.cpp's GGUF form, atomically."""
+    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Mean squared input of each column, float32 [columns], by the name of the weight."""
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the texts."""
+    @property
+    def chunks(self) -> int:
+        """Windows of text."""
+    @property
+    def chunk_size(self) -> int:
+        """Tokens per window."""
+
 def quantize_gguf(
     src: str | PathLike[str],
     dst: str | PathLike[str],
@@ -313,6 +500,7 @@ def quantize_gguf(
     head: str | None = None,
     fallback: str | None = None,
     i2_s: str = "I2_S",
+    imatrix: Imatrix | str | PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> QuantizeReport:
     """Write a copy of a GGUF file with its linear layers in `format`, atomically.
@@ -321,6 +509,7 @@ def quantize_gguf(
     `fallback` is the format of tensors whose rows do not fit, "llama.cpp" for the choices of
     llama-quantize; `None` makes them a `FormatError`.
     `i2_s` is the order of the source's I2_S codes, as in `Model.load`.
+    `imatrix`, an `Imatrix` or its file, weighs the columns of the linear layers.
     """
 
 def explain(

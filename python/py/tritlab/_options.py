@@ -55,3 +55,58 @@ BackendOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+MaxTokensOption = Annotated[
+    int, typer.Option("--max-tokens", "-n", min=1, metavar="N", help="Longest continuation.")
+]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", min=0.0, metavar="T", help="0 is greedy.")
+]
+TopKOption = Annotated[
+    int, typer.Option("--top-k", min=0, metavar="K", help="Keep the K likeliest; 0 keeps all.")
+]
+TopPOption = Annotated[
+    float,
+    typer.Option("--top-p", min=0.0, max=1.0, metavar="P", help="Keep this share of probability."),
+]
+MinPOption = Annotated[
+    float,
+    typer.Option(
+        "--min-p",
+        min=0.0,
+        max=1.0,
+        metavar="P",
+        help="Keep tokens at least P times as likely as the likeliest.",
+    ),
+]
+PenaltyOption = Annotated[
+    float,
+    typer.Option("--repetition-penalty", metavar="R", help="Of recent tokens; 1 is none."),
+]
+PenaltyWindowOption = Annotated[
+    int,
+    typer.Option("--repetition-window", min=0, metavar="N", help="Tokens that count as recent."),
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the sampling.")]
+StopOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stop",
+        metavar="TEXT",
+        help="End before this text; may be given several times.",
+        show_default=False,
+    ),
+]
+KvOption = Annotated[
+    str, typer.Option("--kv", metavar="f32|f16", help="Type of the key-value cache.")
+]
+ImatrixOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--imatrix",
+        metavar="FILE",
+        help="Importance of columns (see `tritlab imatrix`).",
+        show_default=False,
+    ),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]

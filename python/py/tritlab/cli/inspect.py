@@ -57,6 +57,12 @@ def inspect(
         table.add_row(plain_cell(key), plain_cell(short(value)))
     console.print(table)
 
+    if cache := info["cache"]:
+        print(
+            f"Key-value cache at the full context of {cache['context']:,} tokens: "
+            f"{megabytes(cache['f32'])} in f32, {megabytes(cache['f16'])} in f16\n"
+        )
+
     kinds: dict[str, list[int]] = {}
     for tensor in info["tensors"]:
         weights = 1

@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from tritlab import _native
-from tritlab._options import HeadOption, JsonOption, ModelArgument, ThreadsOption
+from tritlab._options import (
+    ForceOption,
+    HeadOption,
+    ImatrixOption,
+    JsonOption,
+    ModelArgument,
+    ThreadsOption,
+)
 from tritlab._terminal import Bar, use_settings
 from tritlab.cli._app import app
 
@@ -38,7 +45,8 @@ def quantize(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    imatrix: ImatrixOption = None,
+    force: ForceOption = False,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -52,6 +60,7 @@ def quantize(
       tritlab quantize my-f16.gguf my-q4.gguf --format Q4_0
       tritlab quantize my-f16.gguf my-tern.gguf --format TQ2_0 --head Q8_0
       tritlab quantize smollm2 my-q4k.gguf --format Q4_K --fallback llama.cpp
+      tritlab quantize my-f16.gguf my-q2.gguf --format Q2_K --imatrix my.imatrix.gguf
     """
     from tritlab import _models
     from tritlab._files import to_json
@@ -71,6 +80,7 @@ def quantize(
             wanted,
             head=head,
             fallback=fallback,
+            imatrix=imatrix,
             progress=bar.step("quantise"),
         )
     if json:

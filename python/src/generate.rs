@@ -1,0 +1,209 @@
+//! Generation: its settings, and a text as a Python iterator.
+
+use std::sync::{Mutex, PoisonError};
+
+use numpy::PyArray1;
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyString};
+use tritlab_kernels::op::CacheType;
+use tritlab_model::generate::{Finish, Generation, Request};
+use tritlab_model::sample::Sampling;
+
+use crate::arrays::{self, token_ids};
+use crate::chat;
+use crate::errors::{ModelError, OrRaise};
+use crate::model::Model;
+
+/// One string or several.
+#[derive(FromPyObject)]
+pub(crate) enum Stop {
+    One(String),
+    Several(Vec<String>),
+}
+
+/// Python's keywords.
+pub(crate) struct Settings {
+    pub(crate) max_tokens: usize,
+    pub(crate) sampling: Sampling,
+    pub(crate) stop: Option<Stop>,
+    pub(crate) stop_tokens: Option<Vec<u32>>,
+    pub(crate) kv: String,
+}
+
+impl Settings {
+    pub(crate) fn request(self, model: &Model) -> PyResult<Request> {
+        let vocab = model.n_vocab();
+        let stop_ids = self.stop_tokens.unwrap_or_default();
+        if let Some(id) = stop_ids.iter().find(|id| **id as usize >= vocab) {
+            return Err(ModelError::new_err(format!(
+                "stop token {id} is outside the vocabulary of {vocab} tokens"
+            )));
+        }
+        Ok(Request {
+            max_tokens: self.max_tokens,
+            sampling: self.sampling,
+            context: model.context(),
+            stop: match self.stop {
+                None => Vec::new(),
+                Some(Stop::One(stop)) => vec![stop],
+                Some(Stop::Several(stop)) => stop,
+            },
+            stop_ids,
+            cache_type: cache_type(&self.kv)?,
+        })
+    }
+}
+
+pub(crate) fn cache_type(name: &str) -> PyResult<CacheType> {
+    CacheType::from_name(name).ok_or_else(|| {
+        ModelError::new_err(format!("kv is {name:?}, but must be \"f32\" or \"f16\""))
+    })
+}
+
+/// Ids of a prompt: a text, ids, or a chat.
+pub(crate) fn prompt_ids(model: &Model, prompt: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+    let py = prompt.py();
+    if let Ok(text) = prompt.cast::<PyString>() {
+        let text = text.to_cow()?;
+        return py.detach(|| model.inner().tokenizer()?.encode(&text, true, true)).or_raise();
+    }
+    if prompt.cast::<PyList>().is_ok() {
+        let text = chat::render(model, prompt, chat::Options::default())?;
+        return py.detach(|| model.inner().encode_chat(&text)).or_raise();
+    }
+    if prompt.hasattr("dtype")? {
+        return token_ids(prompt, model.n_vocab());
+    }
+    let found = prompt.get_type().qualname()?;
+    Err(PyTypeError::new_err(format!(
+        "prompt: a text, a list of messages, or token ids as int32 [n] is wanted, not {found}"
+    )))
+}
+
+/// Text being generated: an iterator of pieces.
+///
+/// Each piece is whole characters and no part of a stop string. The work is done inside `next`,
+/// without the GIL; closing the iterator, or dropping it, ends it.
+#[pyclass(frozen, module = "tritlab")]
+pub(crate) struct TextStream {
+    model: Py<Model>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// `None` once it was closed.
+    generation: Option<[Generation; 1]>,
+    ids: Vec<u32>,
+    finish: Option<Finish>,
+}
+
+/// What one step of work gave.
+enum Step {
+    Piece(String),
+    Nothing,
+    End,
+}
+
+impl TextStream {
+    pub(crate) fn new(
+        model: &Bound<'_, Model>,
+        prompt: &Bound<'_, PyAny>,
+        settings: Settings,
+    ) -> PyResult<Self> {
+        let this = model.get();
+        let request = settings.request(this)?;
+        let ids = prompt_ids(this, prompt)?;
+        let py = model.py();
+        let generation =
+            py.detach(|| Generation::of_text(this.inner(), &ids, &request)).or_raise()?;
+        let state = State { generation: Some([generation]), ids: Vec::new(), finish: None };
+        Ok(Self { model: model.clone().unbind(), state: Mutex::new(state) })
+    }
+
+    fn step(&self) -> tritlab_model::Result<Step> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { generation, ids, finish } = &mut *state;
+        let Some(one) = generation else { return Ok(Step::End) };
+        if one[0].finish().is_none()
+            && let Err(error) = Generation::advance(self.model.get().inner(), one)
+        {
+            *generation = None;
+            return Err(error);
+        }
+        ids.extend_from_slice(&one[0].ids()[ids.len()..]);
+        let piece = one[0].take_text();
+        *finish = one[0].finish();
+        let end = finish.is_some();
+        if end {
+            // The cache is the largest part of it.
+            *generation = None;
+        }
+        Ok(match piece.is_empty() {
+            false => Step::Piece(piece),
+            true if end => Step::End,
+            true => Step::Nothing,
+        })
+    }
+
+    /// The next piece; `None` at the end.
+    pub(crate) fn next(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        loop {
+            py.check_signals()?;
+            match py.detach(|| self.step()).or_raise()? {
+                Step::Piece(piece) => return Ok(Some(piece)),
+                Step::Nothing => {}
+                Step::End => return Ok(None),
+            }
+        }
+    }
+
+    fn read<T>(&self, py: Python<'_>, of: impl FnOnce(&mut State) -> T + Send) -> T
+    where
+        T: Send,
+    {
+        py.detach(|| of(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+#[pymethods]
+impl TextStream {
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        self.next(py)
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_args))]
+    fn __exit__(&self, py: Python<'_>, _args: &Bound<'_, pyo3::types::PyTuple>) {
+        self.close(py);
+    }
+
+    /// End the work and free the cache; no more pieces come.
+    fn close(&self, py: Python<'_>) {
+        self.read(py, |state| state.generation = None);
+    }
+
+    /// Token ids generated so far, int32 [n]: a new array.
+    #[getter]
+    fn ids<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i32>> {
+        let ids = self.read(py, |state| state.ids.iter().map(|id| *id as i32).collect());
+        arrays::vector(py, ids)
+    }
+
+    /// Why the text ended: "length", "stop_token" or "stop_string"; `None` while it has not.
+    #[getter]
+    fn finish_reason(&self, py: Python<'_>) -> Option<&'static str> {
+        self.read(py, |state| state.finish).map(|finish| match finish {
+            Finish::Length => "length",
+            Finish::StopToken => "stop_token",
+            Finish::StopString => "stop_string",
+        })
+    }
+}

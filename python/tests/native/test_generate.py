@@ -1,0 +1,172 @@
+"""Generation from Python: streams, batches, stops, and the cache's size."""
+
+from __future__ import annotations
+
+import _thread
+import gc
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+from tiny import write
+
+import tritlab as tl
+
+SETTINGS = [
+    {},
+    {"temperature": 1.0, "seed": 5},
+    {"temperature": 0.9, "top_k": 30, "top_p": 0.9, "seed": 6},
+    {"temperature": 1.2, "min_p": 0.05, "repetition_penalty": 1.2, "seed": 7},
+    {"temperature": 1.0, "kv": "f16", "stop": ["e", "on"], "seed": 8},
+]
+PROMPTS = ["Anne Elliot was", "It was a truth that", "Once", "The sea 🦙"]
+
+
+@pytest.fixture(scope="module")
+def spelled(tmp_path_factory):
+    """The tiny model with a tokenizer."""
+    return tl.Model.load(write(tmp_path_factory.mktemp("tiny") / "model.gguf"))
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_batch_is_its_sequences(smollm2, settings):
+    together = smollm2.generate_batch(PROMPTS, max_tokens=10, **settings)
+    seed = settings.get("seed", 0)
+    for i, prompt in enumerate(PROMPTS):
+        alone = smollm2.generate(prompt, max_tokens=10, **{**settings, "seed": seed + i})
+        assert together[i] == alone
+    assert smollm2.generate_batch([]) == []
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_stream_is_the_text(smollm2, settings):
+    text = smollm2.generate(PROMPTS[0], max_tokens=12, **settings)
+    stream = smollm2.stream(PROMPTS[0], max_tokens=12, **settings)
+    pieces = list(stream)
+    assert "".join(pieces) == text
+    assert all(pieces)
+    assert stream.finish_reason in ("length", "stop_string", "stop_token")
+    if "stop" not in settings:
+        assert len(stream.ids) == 12
+        assert smollm2.detokenize(stream.ids) == text
+    assert list(stream) == []
+
+
+def test_a_stream_works_as_it_is_read(smollm2):
+    stream = smollm2.stream("Once", max_tokens=1000)
+    assert stream.finish_reason is None
+    first = next(stream)
+    assert first == smollm2.generate("Once", max_tokens=1)
+    assert len(stream.ids) == 1
+    before = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+    stream.close()
+    assert next(stream, None) is None
+    assert stream.finish_reason is None
+    with smollm2.stream("Once", max_tokens=1000) as stream:
+        next(stream)
+    assert list(stream) == []
+    for _ in range(20):
+        stream = smollm2.stream("Once", max_tokens=1000)
+        next(stream)
+        del stream
+    gc.collect()
+    if before:
+        assert len(os.listdir("/proc/self/task")) <= before
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda model: list(model.stream("Once", max_tokens=2000)),
+        lambda model: model.generate_batch(["Once"] * 4, max_tokens=2000),
+    ],
+    ids=["stream", "batch"],
+)
+def test_ctrl_c_ends_it(smollm2, work):
+    def interrupted():
+        threading.Timer(0.3, _thread.interrupt_main).start()
+        work(smollm2)
+        time.sleep(10)  # should the work be quicker than the signal
+
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.perf_counter() - start < 8
+
+
+def test_streams_in_threads_do_not_mix(spelled):
+    expected = [spelled.generate("the", max_tokens=40, temperature=1.0, seed=i) for i in range(6)]
+    got = {}
+
+    def run(i):
+        got[i] = "".join(spelled.stream("the", max_tokens=40, temperature=1.0, seed=i))
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [got[i] for i in range(6)] == expected
+
+
+def test_stops(spelled):
+    settings = {"max_tokens": 60, "temperature": 1.0, "seed": 2}
+    text = spelled.generate("the", **settings)
+    for at in (2, 11, 30):
+        stop = text[at : at + 3]
+        cut = text[: text.index(stop)]
+        stream = spelled.stream("the", stop=stop, **settings)
+        pieces = list(stream)
+        assert "".join(pieces) == cut
+        assert stream.finish_reason == "stop_string"
+        assert spelled.generate("the", stop=[stop, "never this"], **settings) == cut
+    ids = spelled.stream("the", **settings)
+    list(ids)
+    token = int(ids.ids[9])
+    stream = spelled.stream("the", stop_tokens=[token], **settings)
+    list(stream)
+    first = list(ids.ids).index(token)
+    assert list(stream.ids) == list(ids.ids[:first])
+    assert stream.finish_reason == "stop_token"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -1.0}, "temperature is -1"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+        ({"stop": [""]}, "stop string is empty"),
+        ({"stop_tokens": [128]}, "stop token 128 .* 128 tokens"),
+        ({"kv": "f8"}, 'kv is "f8"'),
+        ({"max_tokens": 5000}, "5002 positions"),
+    ],
+    ids=str,
+)
+def test_wrong_settings(spelled, settings, message):
+    for call in (spelled.generate, spelled.stream):
+        with pytest.raises(tl.errors.ModelError, match=message):
+            call("the", **settings)
+    with pytest.raises(tl.errors.ModelError, match=message):
+        spelled.generate_batch(["the"], **settings)
+
+
+def test_ids_as_a_prompt(spelled):
+    ids = spelled.tokenize("the and")
+    assert spelled.generate(ids, max_tokens=9) == spelled.generate("the and", max_tokens=9)
+    with pytest.raises(tl.errors.ModelError, match="no tokens"):
+        spelled.generate(np.array([], np.int32))
+
+
+def test_cache_bytes(model, spelled):
+    assert model.cache_bytes(1000, "f16") * 2 == model.cache_bytes(1000)
+    assert model.cache_bytes(2000) > model.cache_bytes(1000)
+    info = tl._native.inspect_gguf(spelled.path)["cache"]
+    assert info["f32"] == spelled.cache_bytes(info["context"])
+    assert info["f16"] == spelled.cache_bytes(info["context"], "f16")
+    with pytest.raises(tl.errors.ModelError, match="kv"):
+        model.cache_bytes(1, "int8")
