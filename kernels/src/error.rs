@@ -43,6 +43,14 @@ pub enum Error {
         /// The bits the oracle computed.
         expected: u32,
     },
+    /// Two matrices that should have one shape.
+    #[error("the first matrix is {} x {}, the second {} x {}", first.0, first.1, second.0, second.1)]
+    Shapes {
+        /// Rows and columns of the first.
+        first: (usize, usize),
+        /// Rows and columns of the second.
+        second: (usize, usize),
+    },
     /// A buffer whose length does not fit the shape.
     #[error("{what}: expected {expected} elements, got {got}")]
     Length {

@@ -41,6 +41,7 @@ mod ternary;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod threads;
+pub mod verify;
 
 pub use activation::Acts;
 pub use backend::Backend;

@@ -138,8 +138,18 @@ fn isa_knows_no_operations() {
 
 /// The front door: what other crates may name after `tritlab_kernels::`, besides the names at the root.
 /// (`self` renames the crate; the modules that are private stay so.)
-const FRONT_DOOR: &[&str] =
-    &["backend", "format", "op", "oracle", "projection", "roofline", "self", "testing", "threads"];
+const FRONT_DOOR: &[&str] = &[
+    "backend",
+    "format",
+    "op",
+    "oracle",
+    "projection",
+    "roofline",
+    "self",
+    "testing",
+    "threads",
+    "verify",
+];
 
 /// The first segments of every path of ours in `code`.
 fn paths_of_ours(code: &str) -> Vec<String> {

@@ -229,6 +229,12 @@ impl Source for Folder {
         self.tensors.names().len()
     }
 
+    fn names(&self) -> Vec<String> {
+        names::all(self.description.config.layers)
+            .filter(|name| self.find(name).is_some())
+            .collect()
+    }
+
     fn own_name(&self, name: &str) -> String {
         self.names.own(name)
     }

@@ -33,6 +33,7 @@ pub mod speed;
 pub mod stop;
 pub mod tensors;
 pub mod tokenizer;
+pub mod verify;
 
 pub use cache::Cache;
 pub use config::Config;

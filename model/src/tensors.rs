@@ -48,6 +48,9 @@ pub trait Source {
     /// Tensors in the file.
     fn count(&self) -> usize;
 
+    /// GGUF's names of its tensors, in its own order.
+    fn names(&self) -> Vec<String>;
+
     /// What the file calls, or would call, the tensor `name`.
     fn own_name(&self, name: &str) -> String;
 
@@ -88,6 +91,10 @@ impl Source for Gguf {
 
     fn count(&self) -> usize {
         self.tensors().len()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.tensors().iter().map(|t| t.name().to_owned()).collect()
     }
 
     fn own_name(&self, name: &str) -> String {

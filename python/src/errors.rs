@@ -64,6 +64,7 @@ fn kernel_class(error: &KernelError, text: String) -> PyErr {
         | E::SelfCheck { .. }
         | E::Environment { .. } => BackendError::new_err(text),
         E::Length { .. }
+        | E::Shapes { .. }
         | E::Columns { .. }
         | E::TooLarge { .. }
         | E::PackingShape { .. }

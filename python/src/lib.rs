@@ -23,6 +23,7 @@ mod model;
 mod table;
 mod ternary;
 mod testing;
+mod verify;
 
 use pyo3::prelude::*;
 
@@ -59,6 +60,8 @@ mod _native {
 
     #[pymodule_export]
     use super::ternary::{Ternary, packings, project};
+    #[pymodule_export]
+    use super::verify::{verify_matrices, verify_models};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "Python's name")]

@@ -22,6 +22,11 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
+    /// The packed weights.
+    pub(crate) fn weights(&self) -> &kernels::Matrix<'static> {
+        &self.matrix
+    }
+
     /// The product with activations that are quantised already, [rows, n].
     fn times<'py>(&self, py: Python<'py>, acts: &Acts) -> PyResult<Bound<'py, PyAny>> {
         let (rows, n) = (self.matrix.rows(), acts.n());

@@ -13,6 +13,7 @@ m.capture(ids, ["blk.*", "blk.0.attention"])  # activations as arrays
 tl.perplexity(m, text)
 tl.compare("model.gguf", ["F16", "Q8_0", "Q4_0", "TERNARY"], text)
 tl.convert("folder", "model.gguf")         # Hugging Face folder to GGUF, or back
+tl.verify("folder", "model.gguf")          # the same weights? or the first that differs
 tl.testing.check_matmul(my_kernel, "Q4_0")  # is a kernel of yours right?
 """
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from tritlab import testing
     from tritlab.comparison import compare, perplexity
     from tritlab.evaluation import collect_imatrix as imatrix
+    from tritlab.verification import verify
 
 __all__ = [
     "Explanation",
@@ -69,6 +71,7 @@ __all__ = [
     "quantize",
     "testing",
     "threads",
+    "verify",
 ]
 
 
@@ -116,6 +119,10 @@ def __getattr__(name: str) -> Any:
         from tritlab import comparison
 
         return getattr(comparison, name)
+    if name == "verify":
+        from tritlab.verification import verify
+
+        return verify
     if name == "testing":
         return importlib.import_module("tritlab.testing")
     if name == "imatrix":

@@ -31,6 +31,7 @@ from tritlab._types import (
     Replacement,
     TensorInfo,
     TraceSource,
+    VerifyReport,
 )
 from tritlab.evaluation import Text
 from tritlab.statistics import Quality
@@ -566,3 +567,21 @@ def kit_columns(format: str) -> list[int]:
 
 def kit_make_finite(format: str, blocks: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """A copy of raw blocks, uint8 [n], in which scales and dense elements are finite."""
+
+def verify_models(
+    first: str | PathLike[str],
+    second: str | PathLike[str],
+    *,
+    rtol: float = 0.0,
+    i2_s: str = "I2_S",
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Compare the weights of two models by value: GGUF files or Hugging Face folders, in any packing.
+
+    `rtol` allows |a - b| <= rtol * max(|a|, |b|). `tritlab.verify` is the friendlier form.
+    """
+
+def verify_matrices(
+    first: Matrix, second: Matrix, *, rtol: float = 0.0
+) -> tuple[int, int, float, float] | None:
+    """The first weight that two matrices of one shape do not share: (row, col, first, second), or `None`."""

@@ -170,6 +170,27 @@ class ConvertReport(TypedDict):
     bytes_out: int
 
 
+class FoundDifference(TypedDict):
+    """The first difference of two models; what has no meaning for its kind is None."""
+
+    kind: str
+    tensor: str
+    row: int | None
+    col: int | None
+    first: float | None
+    second: float | None
+    types: tuple[str, str] | None
+    shapes: tuple[tuple[int, int], tuple[int, int]] | None
+
+
+class VerifyReport(TypedDict):
+    """What `verify_models` found."""
+
+    tensors: int
+    weights: int
+    difference: FoundDifference | None
+
+
 class QuantizeReport(TypedDict):
     """What `quantize_gguf` wrote.
 

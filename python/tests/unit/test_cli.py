@@ -25,6 +25,7 @@ COMMANDS = [
     "explain",
     "quantize",
     "convert",
+    "verify",
     "imatrix",
     "bench",
     "rerun",
