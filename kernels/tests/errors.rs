@@ -501,6 +501,16 @@ fn child() {
 
 /// A new variant needs a test in this file.
 #[test]
+fn matrices_of_two_shapes_are_not_compared() {
+    let matrix =
+        |rows, cols| Matrix::new(Format::F32, rows, cols, vec![0; rows * cols * 4], vec![]);
+    let (a, b) = (matrix(2, 3).unwrap(), matrix(3, 2).unwrap());
+    let e = tritlab_kernels::verify::first_difference(&a, &b, 0.0).unwrap_err();
+    assert_eq!(e, Error::Shapes { first: (2, 3), second: (3, 2) });
+    assert_eq!(e.to_string(), "the first matrix is 2 x 3, the second 3 x 2");
+}
+
+#[test]
 fn every_variant_is_tested() {
     let source = include_str!("../src/error.rs");
     let body = &source[source.find("pub enum Error {").unwrap()..];
@@ -514,7 +524,8 @@ fn every_variant_is_tested() {
         .collect();
     assert!(variants.len() >= 11, "{variants:?}");
     for variant in variants {
-        let used = include_str!("errors.rs").contains(&format!("Error::{variant}"));
-        assert!(used, "Error::{variant} has no test in errors.rs");
+        let tests = [include_str!("errors.rs"), include_str!("environment.rs")];
+        let used = tests.iter().any(|t| t.contains(&format!("Error::{variant}")));
+        assert!(used, "Error::{variant} has no test");
     }
 }

@@ -6,35 +6,37 @@
 //! matrix here, whose factor is always `1 / s`: a stored mean takes the same way through its inverse that
 //! it took in training. So the three give the same bits.
 
-use tritlab_kernels::{Format, Granularity, Matrix, Packing, Scales, Ternary, Weights};
+use tritlab_kernels::{Format, Granularity, Matrix, Packing, Ternary, Weights};
 
 use crate::error::{Error, Result};
 
-/// The ternary matrix of master weights, by absmean over the whole matrix. Masters that are ternary already are what
-/// they are: absmean would count their zeros and shrink the rest.
+/// The ternary matrix of master weights, by absmean over the whole matrix. Masters that are ternary already are
+/// what they are: absmean would count their zeros and shrink the rest.
 ///
 /// # Errors
 /// Weights that are not finite; the tensor is called `name`.
 pub fn from_masters(name: &str, masters: &Matrix<'_>) -> Result<Matrix<'static>> {
     let blame = |source| Error::Tensor { tensor: name.to_owned(), source };
-    let (rows, cols) = (masters.rows(), masters.cols());
-    if let Some(m) = recover(masters) {
-        return Ok(m);
+    match Ternary::from_weights(masters) {
+        Ok(t) if t.granularity() == Granularity::Tensor => {
+            return Matrix::from_ternary(Format::TERNARY, &t).map_err(blame);
+        }
+        _ => {}
     }
+    let (rows, cols) = (masters.rows(), masters.cols());
     let w = masters.dequantize();
     let m = Matrix::quantize(Format::TERNARY, rows, cols, &w).map_err(blame)?;
     drop(w);
-    let scale = m.scales()[0];
-    let bytes = m.bytes().to_vec();
-    Matrix::new(m.format(), rows, cols, bytes, vec![1.0 / (1.0 / scale)]).map_err(blame)
+    let factor = factor(m.scales()[0], true);
+    Matrix::new(Format::TERNARY, rows, cols, m.bytes().to_vec(), vec![factor]).map_err(blame)
 }
 
-/// The factor `1 / s` of a stored `weight_scale`.
+/// The factor `1 / s` of a stored `weight_scale`, which multiplies (`autobitlinear`) or divides (`bitlinear`).
 pub fn factor(weight_scale: f32, multiply: bool) -> f32 {
     if multiply { 1.0 / (1.0 / weight_scale) } else { 1.0 / weight_scale }
 }
 
-/// The ternary matrix of packed codes, [rows / 4][cols] bytes ([`Packing::HF_PACKED`]).
+/// The ternary matrix of packed codes, [rows / 4][cols] bytes, with the factor of [`factor`].
 ///
 /// # Errors
 /// A code of 3; a shape that a matrix cannot have.
@@ -44,21 +46,19 @@ pub fn unpack(
     (rows, cols): (usize, usize),
     factor: f32,
 ) -> Result<Matrix<'static>> {
-    Packing::HF_PACKED
-        .unpack(bytes, rows, cols, Some(factor))
+    let unpacked = Packing::HF_PACKED.unpack(bytes, rows, cols, Some(factor));
+    unpacked
         .and_then(|t| Matrix::from_ternary(Format::TERNARY, &t))
         .map_err(|source| Error::Tensor { tensor: name.to_owned(), source })
 }
 
-/// The packed codes of a ternary matrix, [rows / 4][cols]: what [`unpack`] reads. `rows` is a multiple of 4.
+/// The packed codes of a ternary matrix with one scale: what [`unpack`] reads.
 ///
 /// # Errors
-/// A matrix that is not ternary with one scale.
+/// Weights that are not ternary.
 pub fn pack(name: &str, m: &Matrix<'_>) -> Result<Vec<u8>> {
-    Ternary::from_weights(m)
-        .and_then(|t| Packing::HF_PACKED.pack(&t))
-        .map(|packed| packed.bytes)
-        .map_err(|source| Error::Tensor { tensor: name.to_owned(), source })
+    let packed = Ternary::from_weights(m).and_then(|t| Packing::HF_PACKED.pack(&t));
+    packed.map(|p| p.bytes).map_err(|source| Error::Tensor { tensor: name.to_owned(), source })
 }
 
 /// The ternary matrix of one code (-1, 0 or 1) to a byte.
@@ -75,12 +75,4 @@ pub fn from_codes(
     Ternary::new(rows, cols, codes, vec![factor], Granularity::Tensor)
         .and_then(|t| Matrix::from_ternary(Format::TERNARY, &t))
         .map_err(|source| Error::Tensor { tensor: name.to_owned(), source })
-}
-
-/// Dense weights that are a ternary matrix written out as numbers (-a, 0 and a, for one a): that matrix. `None`
-/// for all others.
-pub fn recover(m: &Matrix<'_>) -> Option<Matrix<'static>> {
-    let dense = m.format().info().scales == Scales::None;
-    let ternary = dense.then(|| Ternary::from_weights(m).ok()).flatten()?;
-    Matrix::from_ternary(Format::TERNARY, &ternary).ok()
 }

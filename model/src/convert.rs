@@ -10,11 +10,18 @@ mod config_json;
 mod keys;
 mod to_folder;
 mod to_gguf;
+mod tokenizer;
 
 use std::path::Path;
 
+pub use keys::{Table, write as write_config};
+
+use tritlab_kernels::Packing;
+
 use crate::error::Result;
+use crate::gguf::Gguf;
 use crate::model::Progress;
+use crate::tensors::File;
 
 /// What [`convert`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,7 +35,7 @@ pub struct Summary {
 }
 
 /// Writes the Hugging Face folder `source` as the GGUF file `destination`, or the GGUF file `source` as the new
-/// folder `destination`, whichever `source` is. The destination appears whole or not at all. `progress` is
+/// folder `destination`, whichever `source` is; `i2_s` is the order of a file's I2_S codes, if it has any. The destination appears whole or not at all. `progress` is
 /// called with (tensors done, tensors, name of the next) and returns `false` to cancel.
 ///
 /// # Errors
@@ -36,12 +43,14 @@ pub struct Summary {
 pub fn convert(
     source: impl AsRef<Path>,
     destination: impl AsRef<Path>,
+    i2_s: Packing,
     progress: &mut Progress<'_>,
 ) -> Result<Summary> {
     let (source, destination) = (source.as_ref(), destination.as_ref());
     if source.is_dir() {
         to_gguf::write(source, destination, progress)
     } else {
-        to_folder::write(source, destination, progress)
+        let file = File { gguf: Gguf::open(source)?, i2_s };
+        to_folder::write(&file, destination, progress)
     }
 }

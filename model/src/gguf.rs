@@ -32,7 +32,6 @@ pub use writer::{WriteError, Writer};
 
 use crate::{error::Result, mmap::Mmap};
 use std::{collections::HashMap, fmt, ops::Deref, path::Path};
-use tritlab_kernels::Packing;
 
 /// An opened GGUF file.
 #[derive(Debug)]
@@ -44,7 +43,6 @@ pub struct Gguf {
     tensors: Vec<TensorInfo>,
     index: HashMap<String, usize>,
     data_start: u64,
-    i2_s_order: Packing,
 }
 
 impl Gguf {
@@ -74,21 +72,9 @@ impl Gguf {
             tensors: Vec::new(),
             index: HashMap::new(),
             data_start: 0,
-            i2_s_order: Packing::I2_S,
         };
         parse::parse(&mut gguf)?;
         Ok(gguf)
-    }
-
-    /// The same file, its I2_S codes read in this order, which the file itself does not tell.
-    #[must_use]
-    pub fn with_i2_s_order(self, order: Packing) -> Self {
-        Self { i2_s_order: order, ..self }
-    }
-
-    /// The order of its I2_S codes: the published files' unless [`Self::with_i2_s_order`] says otherwise.
-    pub fn i2_s_order(&self) -> Packing {
-        self.i2_s_order
     }
 
     /// The version of the container: 2 or 3.

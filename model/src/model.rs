@@ -14,7 +14,7 @@ use crate::hugging_face::Folder;
 use crate::imatrix::Imatrix;
 use crate::linear::{InputNorm, Linear};
 use crate::source::{exact_ternary, gather, halves};
-use crate::tensors::{Source, Stored, missing};
+use crate::tensors::{File, Source, Stored, missing};
 use crate::tokenizer::Tokenizer;
 
 /// What a tensor is for.
@@ -176,15 +176,14 @@ impl Model {
     }
 }
 
-/// The tensors at `path`: a GGUF file, its I2_S codes in the order `i2_s`, or a Hugging Face folder.
+/// The tensors at `path`: a GGUF file, whose I2_S codes have the order `i2_s`, or a Hugging Face folder.
 ///
 /// # Errors
 /// Whatever is wrong with the file's or folder's structure.
 pub fn open(path: &Path, i2_s: Packing) -> Result<Box<dyn Source>> {
-    Ok(if path.is_dir() {
-        Box::new(Folder::open(path)?)
-    } else {
-        Box::new(Gguf::open(path)?.with_i2_s_order(i2_s))
+    Ok(match path.is_dir() {
+        true => Box::new(Folder::open(path)?),
+        false => Box::new(File { gguf: Gguf::open(path)?, i2_s }),
     })
 }
 

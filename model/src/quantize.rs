@@ -124,7 +124,7 @@ pub fn quantize_gguf(
     for format in [Some(format), head, to].into_iter().flatten() {
         storable(format)?;
     }
-    let gguf = Gguf::open(&source)?.with_i2_s_order(i2_s);
+    let gguf = Gguf::open(&source)?;
     let mut writer = Writer::new();
     writer.copy_metadata(gguf.metadata())?;
     if let Some(number) = file_type(format) {
@@ -180,7 +180,7 @@ pub fn quantize_gguf(
         debug_assert_eq!(info.name(), out_info.name(), "one order");
         match plan[at] {
             Some(format) => {
-                let m: Matrix<'_> = matrix(&gguf, info)?;
+                let m: Matrix<'_> = matrix(&gguf, info, i2_s)?;
                 debug_assert_eq!(m.rows() as u64, info.rows(), "a matrix of the whole tensor");
                 let importance = imatrix
                     .filter(|_| matches!(role(info), Role::Linear))

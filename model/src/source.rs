@@ -53,11 +53,11 @@ pub fn i2_s_order(name: &str) -> Result<Packing> {
 ///
 /// # Errors
 /// A type that no kernel reads; a row that is too long for exact sums; codes that stand for nothing.
-pub fn matrix<'a>(gguf: &'a Gguf, info: &TensorInfo) -> Result<Matrix<'a>> {
+pub fn matrix<'a>(gguf: &'a Gguf, info: &TensorInfo, i2_s: Packing) -> Result<Matrix<'a>> {
     let ty = info.tensor_type();
     let (rows, cols) = (info.rows() as usize, info.cols() as usize);
     let blame = |source| Error::Tensor { tensor: info.name().to_owned(), source };
-    if let Some(packing) = packing_of(ty, gguf.i2_s_order()) {
+    if let Some(packing) = packing_of(ty, i2_s) {
         let format = match packing.granularity() {
             _ if packing == Packing::IQ1_BN => Format::TERNARY_B3_ROW,
             Granularity::Row => Format::TERNARY_ROW,
@@ -91,7 +91,7 @@ pub(crate) fn note(ty: TensorType) -> &'static str {
 /// # Errors
 /// As [`matrix`]; numbers that are not finite.
 pub fn vector(gguf: &Gguf, info: &TensorInfo) -> Result<Vec<f32>> {
-    crate::tensors::finite(info.name(), matrix(gguf, info)?.dequantize())
+    crate::tensors::finite(info.name(), matrix(gguf, info, Packing::I2_S)?.dequantize())
 }
 
 /// The rows `pick` of a matrix, in that order. Whole rows move, so nothing is quantised again.

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use tritlab_kernels::{Format, Matrix};
+use tritlab_kernels::{Format, Matrix, Packing};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -78,23 +78,32 @@ pub trait Source {
     fn release(&self, tensor: &Stored);
 }
 
-impl Source for Gguf {
+/// A GGUF file with what it does not say itself.
+#[derive(Debug)]
+pub struct File {
+    /// The file.
+    pub gguf: Gguf,
+    /// The order of the codes of I2_S tensors.
+    pub i2_s: Packing,
+}
+
+impl Source for File {
     fn config(&self) -> Result<Config> {
-        Config::from_gguf(self)
+        Config::from_gguf(&self.gguf)
     }
 
     fn tokenizer(&self) -> Result<Tokenizer> {
-        let tokenizer = Tokenizer::from_gguf(self)?;
-        let vocab = self.tensor("token_embd.weight").map_or(0, |t| t.rows() as usize);
+        let tokenizer = Tokenizer::from_gguf(&self.gguf)?;
+        let vocab = self.gguf.tensor("token_embd.weight").map_or(0, |t| t.rows() as usize);
         fitting(tokenizer, vocab)
     }
 
     fn count(&self) -> usize {
-        self.tensors().len()
+        self.gguf.tensors().len()
     }
 
     fn names(&self) -> Vec<String> {
-        self.tensors().iter().map(|t| t.name().to_owned()).collect()
+        self.gguf.tensors().iter().map(|t| t.name().to_owned()).collect()
     }
 
     fn own_name(&self, name: &str) -> String {
@@ -102,7 +111,7 @@ impl Source for Gguf {
     }
 
     fn find(&self, name: &str) -> Option<Stored> {
-        self.tensor(name).map(|info| Stored {
+        self.gguf.tensor(name).map(|info| Stored {
             name: name.to_owned(),
             own_name: name.to_owned(),
             file_type: info.tensor_type().name(),
@@ -112,29 +121,29 @@ impl Source for Gguf {
     }
 
     fn matrix(&self, tensor: &Stored) -> Result<Matrix<'_>> {
-        let info = self.tensor(&tensor.name).ok_or_else(|| missing(self, &tensor.name))?;
-        let m = source::matrix(self, info)?;
+        let info = self.gguf.tensor(&tensor.name).ok_or_else(|| missing(self, &tensor.name))?;
+        let m = source::matrix(&self.gguf, info, self.i2_s)?;
         let is_linear = is_linear_weight(&tensor.name);
         let ternary = if is_linear { source::one_scale_ternary(&m) } else { None };
         Ok(ternary.unwrap_or(m))
     }
 
     fn vector(&self, tensor: &Stored) -> Result<Vec<f32>> {
-        let info = self.tensor(&tensor.name).ok_or_else(|| missing(self, &tensor.name))?;
-        source::vector(self, info)
+        let info = self.gguf.tensor(&tensor.name).ok_or_else(|| missing(self, &tensor.name))?;
+        source::vector(&self.gguf, info)
     }
 
     fn leftover(&self, used: &HashSet<String>) -> Option<String> {
         // Read with the configuration; the last is a table of angles in files of 2023.
         let known =
             |name: &str| name.starts_with("rope_f") || name.ends_with(".attn_rot_embd.weight");
-        let mut names = self.tensors().iter().map(|t| t.name());
+        let mut names = self.gguf.tensors().iter().map(|t| t.name());
         names.find(|name| !used.contains(*name) && !known(name)).map(str::to_owned)
     }
 
     fn release(&self, tensor: &Stored) {
-        if let Some(info) = self.tensor(&tensor.name) {
-            self.release_data(info);
+        if let Some(info) = self.gguf.tensor(&tensor.name) {
+            self.gguf.release_data(info);
         }
     }
 }

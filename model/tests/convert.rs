@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use support::{FOLDERS, File, assert_bits, error, expected, folder, load, path};
-use tritlab_kernels::Format;
+use tritlab_kernels::{Format, Packing};
 use tritlab_model::convert::convert;
 use tritlab_model::gguf::{Gguf, TensorType};
 use tritlab_model::{Config, Error};
@@ -14,7 +14,7 @@ use tritlab_model::{Config, Error};
 const BOTH: [&str; 5] = ["llama", "qwen3", "phi3-short", "phi3-long", "gemma3"];
 
 fn quiet(from: impl AsRef<Path>, to: impl AsRef<Path>) -> tritlab_model::Result<Vec<String>> {
-    convert(from, to, &mut |_, _, _| true).map(|summary| summary.rounded)
+    convert(from, to, Packing::I2_S, &mut |_, _, _| true).map(|summary| summary.rounded)
 }
 
 fn tensors(folder: &Path) -> Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)> {
@@ -137,7 +137,11 @@ fn other_types_and_biases() {
     // What a folder cannot hold in four bits it holds exactly in 32: the same weights, not the same product.
     let dequantized = tensors(&to).into_iter().find(|t| t.0.ends_with("1.mlp.down_proj.weight"));
     let gguf = Gguf::open(&file).unwrap();
-    let q4 = tritlab_model::source::matrix(&gguf, gguf.tensor("blk.1.ffn_down.weight").unwrap());
+    let q4 = tritlab_model::source::matrix(
+        &gguf,
+        gguf.tensor("blk.1.ffn_down.weight").unwrap(),
+        Packing::I2_S,
+    );
     let numbers = tritlab_kernels::Weights::dequantize(&q4.unwrap());
     let bytes: Vec<u8> = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
     assert!(dequantized.unwrap().3 == bytes);
@@ -180,9 +184,74 @@ fn what_has_no_word_on_the_other_side_is_refused() {
         [(path("llama"), to.clone()), (folder("llama"), temporary.path().join("a.gguf"))]
     {
         for stop in [0, 5] {
-            let e = error(convert(&from, &to, &mut |done, _, _| done < stop));
+            let e = error(convert(&from, &to, Packing::I2_S, &mut |done, _, _| done < stop));
             assert!(matches!(e, Error::Cancelled), "{e}");
             assert!(!to.exists() && std::fs::read_dir(temporary.path()).unwrap().count() == 1);
+        }
+    }
+}
+
+// ---- tokenizers ----
+
+/// Gives a vocabulary-only file the tensors of a model with as many rows: a whole model with a real tokenizer.
+fn with_vocabulary(name: &str, to: &Path) -> Vec<String> {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/vocab");
+    let packed = std::fs::read(data.join(format!("{name}.gguf.gz"))).unwrap();
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&packed[..]), &mut bytes).unwrap();
+    let vocabulary = Gguf::from_bytes(bytes).unwrap();
+    let mut file = File::of("llama").without("output.weight");
+    for (key, value) in vocabulary.metadata().iter().filter(|(k, _)| k.starts_with("tokenizer.")) {
+        file = file.set(key, value.into_owned());
+    }
+    let tokens = vocabulary.metadata().get("tokenizer.ggml.tokens").unwrap();
+    let tritlab_model::gguf::Value::Array(tokens) = tokens else { panic!("an array") };
+    let rows = tokens.len() as u64;
+    file.change("token_embd.weight", |t| {
+        t.dims[1] = rows;
+        t.data = vec![0; rows as usize * 96 * 4];
+    })
+    .write(to);
+    let inputs = std::fs::read_to_string(data.join("strings.txt")).unwrap();
+    inputs.split("\n__ggml_vocab_test__\n").map(str::to_owned).collect()
+}
+
+/// Tables to `tokenizer.json`, to tables and the file itself: all of them encode alike.
+#[test]
+fn tokenizers_go_both_ways() {
+    for name in ["llama-bpe", "qwen2"] {
+        let temporary = tempfile::tempdir().unwrap();
+        let at = |name: &str| temporary.path().join(name);
+        let texts = with_vocabulary(name, &at("in.gguf"));
+        quiet(at("in.gguf"), at("folder")).unwrap();
+        quiet(at("folder"), at("back.gguf")).unwrap();
+        // What other programs read: the tables alone.
+        let back = Gguf::open(at("back.gguf")).unwrap();
+        let mut tables = tritlab_model::gguf::Writer::new();
+        for (key, value) in
+            back.metadata().iter().filter(|(k, _)| *k != "tokenizer.huggingface.json")
+        {
+            tables.set(key, value).unwrap();
+        }
+        let mut bytes = Vec::new();
+        tables.write_to(&mut bytes, |_, _| Ok::<_, std::io::Error>(())).unwrap();
+        let from = |gguf: &Gguf| tritlab_model::tokenizer::Tokenizer::from_gguf(gguf).unwrap();
+        let tables = from(&Gguf::from_bytes(bytes).unwrap());
+        let own = from(&Gguf::open(at("in.gguf")).unwrap());
+        let folder = tritlab_model::tokenizer::Tokenizer::from_folder(at("folder")).unwrap();
+        for other in [&folder, &from(&back), &tables] {
+            assert_eq!((own.bos(), own.eos()), (other.bos(), other.eos()), "{name}");
+            assert_eq!(own.vocab_size(), other.vocab_size(), "{name}");
+            for text in &texts {
+                for special in [false, true] {
+                    let ids = own.encode(text, special, special).unwrap();
+                    assert_eq!(
+                        other.encode(text, special, special).unwrap(),
+                        ids,
+                        "{name}: {text:?}"
+                    );
+                }
+            }
         }
     }
 }

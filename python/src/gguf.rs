@@ -105,18 +105,23 @@ pub(crate) struct ConvertReport {
 /// Write a Hugging Face folder as a GGUF file, or a GGUF file as a new folder, atomically.
 ///
 /// Weights keep their bits where the other side can hold them; quantised types become F32 in a
-/// folder. `rounded` names the tensors that are not exact: scales that no inverse equals.
+/// folder. `i2_s` is the order of a file's I2_S codes, as in `Model.load`. `rounded` names the
+/// tensors that are not exact: scales that no inverse equals.
 #[pyfunction]
-#[pyo3(signature = (src, dst, *, progress=None))]
+#[pyo3(signature = (src, dst, *, i2_s="I2_S", progress=None))]
 pub(crate) fn convert(
     py: Python<'_>,
     src: PathBuf,
     dst: PathBuf,
+    i2_s: &str,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<ConvertReport> {
+    let i2_s = i2_s_order(i2_s).or_raise()?;
     let mut progress = Progress::new(progress);
     let result = py.detach(|| {
-        converter::convert(&src, &dst, &mut |done, total, name| progress.call(done, total, name))
+        converter::convert(&src, &dst, i2_s, &mut |done, total, name| {
+            progress.call(done, total, name)
+        })
     });
     let converter::Summary { tensors, rounded, bytes_out } = progress.finish(result.or_raise())?;
     Ok(ConvertReport { tensors, rounded, bytes_out })
@@ -131,7 +136,7 @@ pub(crate) struct FolderTensor<'py> {
     nbytes: usize,
 }
 
-/// Read the tensor tables of a Hugging Face folder, not its weights; checks its configuration.
+/// Read the tensor tables of a Hugging Face folder, not its weights; check its config.json.
 #[pyfunction]
 pub(crate) fn inspect_folder(py: Python<'_>, path: PathBuf) -> PyResult<Vec<FolderTensor<'_>>> {
     let folder = py.detach(|| Folder::open(&path)).or_raise()?;

@@ -7,10 +7,13 @@ use crate::rope::Scaling;
 use tritlab_kernels::op::Activation;
 
 /// A table of f32 that is part of the configuration.
-pub(super) type Table<'a> = (&'static str, &'a [f32]);
+pub type Table<'a> = (&'static str, &'a [f32]);
 
-/// Sets the keys of `config`; returns the tables that go with them.
-pub(super) fn write<'a>(writer: &mut Writer<'_>, config: &'a Config) -> Result<Vec<Table<'a>>> {
+/// Sets the keys of `config`; returns the tables that go with them, as tensors.
+///
+/// # Errors
+/// What GGUF has no key for.
+pub fn write<'a>(writer: &mut Writer<'_>, config: &'a Config) -> Result<Vec<Table<'a>>> {
     let c = config;
     let arch = c.architecture.as_str();
     let gemma = arch == "gemma3";

@@ -14,11 +14,10 @@ use super::config_json::{self, Found};
 use crate::bitlinear;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
 use crate::hugging_face::names::{self, Names};
 use crate::model::{Progress, fold};
 use crate::source::{format_of, gather, halves};
-use crate::tensors::{Source, Stored};
+use crate::tensors::{File, Source, Stored};
 
 /// What a tensor of the folder is made from.
 #[derive(Clone, Debug)]
@@ -43,7 +42,7 @@ struct Out {
 
 /// What the tensors are made of, and what became of making them.
 struct Job<'a, 'p> {
-    gguf: &'a Gguf,
+    file: &'a File,
     config: &'a Config,
     total: usize,
     done: Cell<usize>,
@@ -53,7 +52,7 @@ struct Job<'a, 'p> {
 }
 
 pub(super) fn write(
-    source: &Path,
+    file: &File,
     destination: &Path,
     progress: &mut Progress<'_>,
 ) -> Result<Summary> {
@@ -61,9 +60,8 @@ pub(super) fn write(
         let why = std::io::Error::other("it exists already");
         return Err(Error::io(destination)(why));
     }
-    let gguf = Gguf::open(source)?;
-    let config = gguf.config()?;
-    let (outs, found, rounded) = plan(&gguf, &config)?;
+    let config = file.config()?;
+    let (outs, found, rounded) = plan(file, &config)?;
     let parent = match destination.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -78,26 +76,26 @@ pub(super) fn write(
         std::fs::write(&path, bytes).map_err(Error::io(&path))
     };
     save("config.json", &pretty(&config_json::write(&config, &found)?))?;
-    tokenizer(&gguf, &save)?;
+    tokenizer(file, &save)?;
     let total = outs.len();
     let job = Job {
-        gguf: &gguf,
+        file,
         config: &config,
         total,
         done: Cell::new(0),
         progress: RefCell::new(progress),
         error: RefCell::new(None),
     };
-    let file = folder.path().join("model.safetensors");
+    let weights = folder.path().join("model.safetensors");
     let views: Vec<_> =
         outs.iter().map(|out| (out.name.clone(), Tensor { job: &job, out })).collect();
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    let written = safetensors::serialize_to_file(views, Some(metadata), &file);
+    let written = safetensors::serialize_to_file(views, Some(metadata), &weights);
     if let Some(error) = job.error.take() {
         return Err(error);
     }
     written.map_err(|e| Error::io(destination)(std::io::Error::other(e)))?;
-    let bytes_out = std::fs::metadata(&file).map_err(Error::io(&file))?.len();
+    let bytes_out = std::fs::metadata(&weights).map_err(Error::io(&weights))?.len();
     // Mapped files are readable by all that the umask allows, as the rest of the folder is.
     let temporary = folder.keep();
     if let Err(e) = std::fs::rename(&temporary, destination) {
@@ -108,14 +106,14 @@ pub(super) fn write(
 }
 
 /// Every tensor of the folder.
-fn plan(gguf: &Gguf, config: &Config) -> Result<(Vec<Out>, Found, Vec<String>)> {
+fn plan(file: &File, config: &Config) -> Result<(Vec<Out>, Found, Vec<String>)> {
     let names = Names::of_architecture(&config.architecture);
     let (mut outs, mut rounded, mut dense) = (Vec::new(), Vec::new(), Vec::new());
     let mut used = HashSet::new();
     let mut found = Found { tied: true, attention_bias: false, mlp_bias: false, not_ternary: None };
     let mut any_ternary = false;
     for name in names::all(config.layers) {
-        let Some(tensor) = gguf.find(&name) else { continue };
+        let Some(tensor) = file.find(&name) else { continue };
         used.insert(tensor.own_name.clone());
         found.tied &= name != "output.weight";
         found.attention_bias |= name.ends_with(".bias") && name.contains(".attn_");
@@ -124,14 +122,14 @@ fn plan(gguf: &Gguf, config: &Config) -> Result<(Vec<Out>, Found, Vec<String>)> 
             continue;
         }
         let own = names.own(&name);
-        let info = gguf.tensor(&name).map_or(0, |t| t.dims().len());
+        let info = file.gguf.tensor(&name).map_or(0, |t| t.dims().len());
         if info <= 1 {
             let (shape, content) = (vec![tensor.cols], Content::Vector(tensor));
             outs.push(Out { name: own, dtype: Dtype::F32, shape, content });
             continue;
         }
         let shape = vec![tensor.rows, tensor.cols];
-        if let Some(factor) = ternary_factor(gguf, &tensor)? {
+        if let Some(factor) = ternary_factor(file, &tensor)? {
             if !tensor.rows.is_multiple_of(4) {
                 let found = shape.iter().map(|n| *n as u64).collect();
                 let expected = vec![tensor.rows.next_multiple_of(4) as u64, tensor.cols as u64];
@@ -150,7 +148,7 @@ fn plan(gguf: &Gguf, config: &Config) -> Result<(Vec<Out>, Found, Vec<String>)> 
             outs.push(Out { name: own, dtype: Dtype::U8, shape, content });
             continue;
         }
-        if gguf.find(&scale_name(&name)).is_some() {
+        if file.find(&scale_name(&name)).is_some() {
             let reason =
                 "a factor on products has no place in a folder, except a BitLinear layer's";
             let tensor = scale_name(&name);
@@ -159,7 +157,7 @@ fn plan(gguf: &Gguf, config: &Config) -> Result<(Vec<Out>, Found, Vec<String>)> 
         if names::is_linear_weight(&name) {
             dense.push(own.trim_end_matches(".weight").to_owned());
         }
-        let dtype = match gguf.tensor(&name).and_then(|t| format_of(t.tensor_type())) {
+        let dtype = match file.gguf.tensor(&name).and_then(|t| format_of(t.tensor_type())) {
             Some(Format::F16) => Dtype::F16,
             Some(Format::BF16) => Dtype::BF16,
             _ => Dtype::F32,
@@ -170,7 +168,7 @@ fn plan(gguf: &Gguf, config: &Config) -> Result<(Vec<Out>, Found, Vec<String>)> 
         dense.push(names.head.clone());
         found.not_ternary = Some(dense);
     }
-    match gguf.leftover(&used) {
+    match file.leftover(&used) {
         None => Ok((outs, found, rounded)),
         Some(tensor) => {
             Err(Error::UnusedTensor { tensor, architecture: config.architecture.clone() })
@@ -183,20 +181,20 @@ fn scale_name(weight: &str) -> String {
 }
 
 /// The factor of a matrix that is BitLinear's.
-fn ternary_factor(gguf: &Gguf, tensor: &Stored) -> Result<Option<f32>> {
+fn ternary_factor(file: &File, tensor: &Stored) -> Result<Option<f32>> {
     if !names::is_linear_weight(&tensor.name) {
         return Ok(None);
     }
-    let m = matrix(gguf, tensor)?;
+    let m = matrix(file, tensor)?;
     let ternary = matches!(m.format(), Format::TERNARY | Format::TERNARY_B3);
     Ok(ternary.then(|| m.scales()[0]))
 }
 
 /// The matrix with a factor outside it drawn in, where it can be.
-fn matrix<'a>(gguf: &'a Gguf, tensor: &Stored) -> Result<Matrix<'a>> {
-    let m = gguf.matrix(tensor)?;
-    let scale = match gguf.find(&scale_name(&tensor.name)) {
-        Some(scale) => Some(gguf.vector(&scale)?[0]),
+fn matrix<'a>(file: &'a File, tensor: &Stored) -> Result<Matrix<'a>> {
+    let m = file.matrix(tensor)?;
+    let scale = match file.find(&scale_name(&tensor.name)) {
+        Some(scale) => Some(file.vector(&scale)?[0]),
         None => None,
     };
     let left = scale.is_some() && m.format().info().scales != Scales::Tensor;
@@ -245,7 +243,7 @@ impl View for Tensor<'_, '_> {
 
 impl Tensor<'_, '_> {
     fn bytes(&self) -> Result<Cow<'_, [u8]>> {
-        let (gguf, config) = (self.job.gguf, self.job.config);
+        let (file, config) = (self.job.file, self.job.config);
         let is_interleaved = |t: &Stored| {
             config.interleaved && (t.name.contains(".attn_q.") || t.name.contains(".attn_k."))
         };
@@ -254,7 +252,7 @@ impl Tensor<'_, '_> {
         Ok(match &self.out.content {
             Content::Scale(s) => Cow::Owned(s.to_le_bytes().to_vec()),
             Content::Vector(t) => {
-                let mut x = gguf.vector(t)?;
+                let mut x = file.vector(t)?;
                 if is_interleaved(t) && t.name.ends_with(".bias") {
                     x = order(x.len()).map(|r| x[r]).collect();
                 }
@@ -265,14 +263,14 @@ impl Tensor<'_, '_> {
                 floats(x)
             }
             Content::Dense(t) | Content::Codes(t) => {
-                let m = matrix(gguf, t)?;
+                let m = matrix(file, t)?;
                 let m = if is_interleaved(t) { gather(&m, order(m.rows()))? } else { m };
                 let bytes: Cow<'_, [u8]> = match (&self.out.content, self.out.dtype) {
                     (Content::Codes(_), _) => Cow::Owned(bitlinear::pack(&t.name, &m)?),
                     (_, Dtype::F16 | Dtype::BF16) => Cow::Owned(m.bytes().to_vec()),
                     _ => floats(m.dequantize()),
                 };
-                gguf.release(t);
+                file.release(t);
                 bytes
             }
         })
@@ -280,12 +278,15 @@ impl Tensor<'_, '_> {
 }
 
 /// What the file has of a tokenizer.
-fn tokenizer(gguf: &Gguf, save: &impl Fn(&str, &[u8]) -> Result<()>) -> Result<()> {
-    let metadata = gguf.metadata();
-    if let Some(json) = metadata.optional::<Cow<'_, str>>("tokenizer.huggingface.json")? {
+fn tokenizer(file: &File, save: &impl Fn(&str, &[u8]) -> Result<()>) -> Result<()> {
+    let metadata = file.gguf.metadata();
+    let whole = metadata.optional::<Cow<'_, str>>("tokenizer.huggingface.json")?;
+    let Ok(tokenizer) = file.tokenizer() else { return Ok(()) };
+    if let Some(json) = whole {
         save("tokenizer.json", json.as_bytes())?;
+    } else if let Some(json) = super::tokenizer::from_tables(&file.gguf, &tokenizer)? {
+        save("tokenizer.json", &pretty(&json))?;
     }
-    let Ok(tokenizer) = gguf.tokenizer() else { return Ok(()) };
     let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).map(str::to_owned);
     let config = json!({
         "bos_token": text(tokenizer.bos()),

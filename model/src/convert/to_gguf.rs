@@ -49,7 +49,7 @@ pub(super) fn write(
     let linear = plan.iter().find(|(name, ..)| names::is_linear_weight(name)).map(|p| p.1);
     writer.set("general.file_type", file_type(linear))?;
     writer.set("general.quantization_version", 2u32)?;
-    tokenizer(&mut writer, &folder, source)?;
+    tokenizer(&mut writer, &folder, source, config.vocab)?;
     for (name, ty, dims, _) in &plan {
         writer.tensor(name, *ty, dims)?;
     }
@@ -183,8 +183,8 @@ fn file_type(linear: Option<TensorType>) -> u32 {
 }
 
 /// `tokenizer.json` goes into the file whole, under the key that ggml has for it, with the ids and the chat template
-/// of the files beside it.
-fn tokenizer(writer: &mut Writer<'_>, folder: &Folder, path: &Path) -> Result<()> {
+/// of the files beside it; and as tables, for programs that read nothing else, where it is byte-level BPE.
+fn tokenizer(writer: &mut Writer<'_>, folder: &Folder, path: &Path, vocab: usize) -> Result<()> {
     let file = path.join("tokenizer.json");
     if !file.is_file() {
         writer.set("tokenizer.ggml.model", "no_vocab".to_owned())?;
@@ -192,7 +192,11 @@ fn tokenizer(writer: &mut Writer<'_>, folder: &Folder, path: &Path) -> Result<()
     }
     let tokenizer: Tokenizer = folder.tokenizer()?;
     let json = std::fs::read_to_string(&file).map_err(Error::io(&file))?;
-    writer.set("tokenizer.ggml.model", "no_vocab".to_owned())?;
+    let parsed: serde_json::Value = serde_json::from_str(&json)
+        .map_err(|e| Error::in_file(&file)(Error::BadJson { reason: e.to_string() }))?;
+    if !super::tokenizer::write_tables(writer, &parsed, vocab)? {
+        writer.set("tokenizer.ggml.model", "no_vocab".to_owned())?;
+    }
     writer.set("tokenizer.huggingface.json", json)?;
     for (key, id) in [("bos", tokenizer.bos()), ("eos", tokenizer.eos())] {
         if let Some(id) = id {

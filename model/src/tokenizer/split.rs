@@ -64,6 +64,32 @@ pub(super) const FAMILIES: &[Family] = &[
     },
 ];
 
+/// A family as `tokenizer.json` describes it.
+#[derive(Debug)]
+pub(crate) struct PreTokenizer {
+    /// Its names in GGUF, the usual one first.
+    pub names: &'static [&'static str],
+    /// The published pattern; `None` where it is the one of `ByteLevel`.
+    pub pattern: Option<String>,
+    /// Whether numerals are first split off, one by one.
+    pub digits: bool,
+    /// Whether a piece that is a token is taken whole.
+    pub ignore_merges: bool,
+}
+
+/// All families.
+pub(crate) fn pre_tokenizers() -> impl Iterator<Item = PreTokenizer> {
+    FAMILIES.iter().map(|f| PreTokenizer {
+        names: f.names,
+        pattern: (f.pattern != GPT2).then(|| {
+            let before = f.pattern.strip_suffix(r"|\s+").unwrap_or(f.pattern);
+            format!(r"{before}|\s+(?!\S)|\s+")
+        }),
+        digits: f.digits,
+        ignore_merges: f.ignore_merges,
+    })
+}
+
 impl Family {
     /// The family with this name.
     pub(super) fn named(name: &str) -> Result<&'static Self> {

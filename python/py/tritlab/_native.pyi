@@ -531,16 +531,18 @@ def convert(
     src: str | PathLike[str],
     dst: str | PathLike[str],
     *,
+    i2_s: str = "I2_S",
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Write a Hugging Face folder as a GGUF file, or a GGUF file as a new folder, atomically.
 
     Weights keep their bits where the other side can hold them; quantised types become F32 in a
-    folder. `rounded` names the tensors that are not exact: scales that no inverse equals.
+    folder. `i2_s` is the order of a file's I2_S codes, as in `Model.load`. `rounded` names the
+    tensors that are not exact: scales that no inverse equals.
     """
 
 def inspect_folder(path: str | PathLike[str]) -> list[FolderTensor]:
-    """Read the tensor tables of a Hugging Face folder, not its weights; checks its configuration."""
+    """Read the tensor tables of a Hugging Face folder, not its weights; check its config.json."""
 
 def inspect_gguf(path: str | PathLike[str]) -> GgufInfo:
     """Read version, metadata and tensor table of a GGUF file, not its weights."""
