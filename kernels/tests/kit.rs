@@ -91,7 +91,7 @@ fn another_order_is_within_the_bound() {
 #[test]
 fn the_example() {
     let cases = Kit::gemv(Format::Q4_0, "right", wrong_kernel::right).run().unwrap();
-    assert!(cases > 80, "{cases}");
+    assert!(cases > 50, "{cases}"); // however few random ones PROPTEST_CASES asks for
     let kit = || Kit::gemv(Format::Q4_0, "pairs", wrong_kernel::pairs);
     let failure = kit().run().unwrap_err();
     let case = failure.case.unwrap();

@@ -47,6 +47,7 @@ enum Judge {
 ///
 /// The kernel runs in this thread. Its outputs lie between painted margins, and a panic is caught and
 /// reported with the case.
+#[must_use = "a kit does nothing until it runs"]
 pub struct Kit<'k> {
     name: String,
     check: Check,
