@@ -165,6 +165,17 @@ pub enum Error {
         /// Where that one ends.
         end: u64,
     },
+    /// A tensor of type 39 in a file whose data does not fit it.
+    #[error(
+        "the tensor `{tensor}` has the type number 39, which is MXFP4 in ggml and TL2 in bitnet.cpp; the file's data \
+         does not fit MXFP4 ({reason}), and TL2 is not supported: convert the original model to I2_S, TQ1_0 or TQ2_0"
+    )]
+    NotMxfp4 {
+        /// The first tensor of the type.
+        tensor: String,
+        /// What does not fit.
+        reason: String,
+    },
     /// One part of a model that was split into several files.
     #[error(
         "this GGUF file is part {part} of {count} of a split model; join the parts first with \

@@ -4,7 +4,7 @@ mod support;
 
 use support::{Draft, File, assert_bits, error, expected, fixture};
 use tritlab_kernels::{Error as KernelError, Format, Matrix, Packing, Ternary};
-use tritlab_model::gguf::TensorType;
+use tritlab_model::gguf::{Gguf, TensorType};
 use tritlab_model::quantize::{Recipe, quantize_gguf};
 use tritlab_model::source::{i2_s_order, packing_of};
 use tritlab_model::{Error, Model, Options, Result};
@@ -139,4 +139,21 @@ fn type_39_is_refused_with_the_reason() {
     });
     let text = error(file.load()).to_string();
     assert!(text.contains("MXFP4 in ggml and TL2 in bitnet.cpp"), "{text}");
+
+    // TL2 is smaller than MXFP4: a file whose tensors lie closer together, like this one of I2_S.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    repacked(Packing::I2_S).0.write(&path);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let name = b"blk.0.attn_q.weight";
+    let at = bytes.windows(name.len()).position(|w| w == name).unwrap() + name.len() + 4 + 2 * 8;
+    assert_eq!(bytes[at..at + 4], 36u32.to_le_bytes());
+    bytes[at..at + 4].copy_from_slice(&39u32.to_le_bytes());
+    match Gguf::from_bytes(bytes).map(|_| ()) {
+        Err(Error::NotMxfp4 { tensor, reason }) => {
+            assert_eq!(tensor.as_bytes(), name);
+            assert!(reason.contains("starts at offset"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
 }

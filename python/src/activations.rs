@@ -8,8 +8,7 @@ use crate::arrays::{self, Borrowed};
 use crate::errors::{OrRaise, ShapeError, TritlabError};
 use crate::matrix::transpose;
 
-/// int8 activations that a matrix can be multiplied with: codes -127 to 127 times a scale per
-/// group. Immutable.
+/// int8 activations for products: codes -127 to 127 times a scale per group. Immutable.
 ///
 /// `codes` is int8 [cols, n], each column one vector; `scales` float32 [groups, n]; `per` the
 /// elements per group: "token" (the whole vector), "256", "128", "64" or "32".

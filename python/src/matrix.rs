@@ -141,8 +141,9 @@ impl Matrix {
         kernels::Matrix::new(format, rows, cols, bytes, scales).or_raise().map(Self::new)
     }
 
-    /// Codes and scales, if the weights are ternary, whatever the format; otherwise `FormatError`
-    /// with the first weight that is not.
+    /// Codes and scales of weights that are ternary, whatever the format.
+    ///
+    /// `FormatError` names the first weight that is not.
     fn ternary(&self, py: Python<'_>) -> PyResult<Ternary> {
         py.detach(|| kernels::Ternary::from_weights(&self.matrix)).or_raise().map(Ternary::new)
     }
@@ -192,8 +193,9 @@ impl Matrix {
         view(slf, slf.get().matrix.scales())
     }
 
-    /// Multiply by x, float32 [cols] or [cols, n]; gives float32 [rows] or [rows, n]. Or by
-    /// `Activations`, grouped as the format wants them; gives float32 [rows, n].
+    /// Multiply by x, float32 [cols] or [cols, n]; gives float32 [rows] or [rows, n].
+    ///
+    /// Or by `Activations`, grouped as the format wants them; gives float32 [rows, n].
     ///
     /// The first product packs the matrix into the layout that kernels read, and keeps that.
     ///

@@ -12,7 +12,7 @@ use crate::arrays::{self, Borrowed};
 use crate::errors::{OrRaise, ShapeError};
 use crate::matrix::Matrix;
 
-/// Weights that are ternary: codes -1, 0 and 1 times a scale per tensor, row or group. Immutable.
+/// Ternary weights: codes -1, 0 and 1 times a scale per tensor, row or group. Immutable.
 ///
 /// `codes` is int8 [rows, cols]; `scales` float32 [1] (per tensor), [rows] (per row) or
 /// [rows, groups]; `per` says which: "tensor", "row" or the weights per group.
@@ -82,7 +82,7 @@ impl Ternary {
         (self.ternary.rows(), self.ternary.cols())
     }
 
-    /// "tensor", "row" or the weights per group.
+    /// Of a scale: "tensor", "row" or the weights per group.
     #[getter]
     fn per<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         Ok(match self.ternary.granularity() {
@@ -121,13 +121,13 @@ impl Ternary {
         self.ternary.entropy()
     }
 
-    /// Signal to quantisation noise beside the weights that were projected, dB; `None` without any.
+    /// Signal to quantisation noise against the projected weights, dB; `None` without.
     #[getter]
     fn sqnr(&self) -> Option<f64> {
         self.stats.map(|s| s.sqnr)
     }
 
-    /// Cosine with the weights that were projected; `None` without any.
+    /// Cosine with the projected weights; `None` without.
     #[getter]
     fn cosine(&self) -> Option<f64> {
         self.stats.map(|s| s.cosine)
@@ -155,8 +155,9 @@ impl Ternary {
         .map(Matrix::new)
     }
 
-    /// The weights in another project's layout (`packings`): uint8 [nbytes], and the scale if
-    /// that is beside the bytes (`HF_PACKED`, `HF_PACKED_DIVIDE`).
+    /// The weights in another project's layout, uint8 [nbytes], and a scale outside it.
+    ///
+    /// `packings` has the names; only `HF_PACKED` and `HF_PACKED_DIVIDE` have their scale outside.
     pub(crate) fn pack<'py>(
         &self,
         py: Python<'py>,
@@ -178,8 +179,8 @@ impl Ternary {
 ///
 /// `projection` is "absmean" (BitNet b1.58), "absmax" (ggml's TQ types), "twn" (Ternary Weight
 /// Networks, threshold 0.7·mean|w|), "sign" or "centred_sign" (BitNet; codes are ±1). `per` is the
-/// reach of a scale: "tensor", "row" or a number of weights. `refit` replaces each scale by the
-/// one of least squared error for its codes.
+/// reach of a scale: "tensor" (the default), "row" or a number of weights. `refit` replaces each
+/// scale by the one of least squared error for its codes.
 #[pyfunction]
 #[pyo3(signature = (weights, projection="absmean", *, per=None, refit=false))]
 pub(crate) fn project(

@@ -127,9 +127,29 @@ def measure_dot_peak(threads, backend=None, seconds=0.2):
     return 0.61e12
 
 
+class Activations:
+    pass
+
+
+class Ternary:
+    pass
+
+
+def packings():
+    return []
+
+
+def project(weights, projection="absmean", *, per=None, refit=False):
+    raise NotImplementedError
+
+
+def quantize_activations(x, per):
+    raise NotImplementedError
+
+
 class Matrix:
     @staticmethod
-    def quantize(weights, format):
+    def quantize(weights, format, *, importance=None):
         raise NotImplementedError
 
 
@@ -184,7 +204,9 @@ class Model:
         self.context, self.format = 2048, format
 
     @staticmethod
-    def load(path, format=None, *, head=None, context=2048, imatrix=None, progress=None):
+    def load(
+        path, format=None, *, head=None, context=2048, i2_s="I2_S", imatrix=None, progress=None
+    ):
         if Path(path).read_bytes()[:4] != b"GGUF":
             raise GgufError(f"{path} is not a GGUF file")
         if format == "TQ2_0":

@@ -40,12 +40,25 @@ pub(super) fn parse(gguf: &mut Gguf) -> Result<()> {
     cursor.skip(infos_start as u64, &"metadata")?;
     gguf.tensors = infos(&mut cursor, n_tensors, gguf.alignment)?;
     gguf.data_start = (cursor.at() as u64).next_multiple_of(gguf.alignment);
-    for info in &gguf.tensors {
-        check_data(info, gguf.data_start, gguf.bytes.len() as u64)?;
-    }
-    check_overlap(&gguf.tensors)?;
+    let mut tensors = gguf.tensors.iter();
+    tensors
+        .try_for_each(|info| check_data(info, gguf.data_start, gguf.bytes.len() as u64))
+        .and_then(|()| check_overlap(&gguf.tensors))
+        .map_err(|e| explain_39(&gguf.tensors, e))?;
     gguf.index = index(&gguf.tensors)?;
     Ok(())
+}
+
+/// Type number 39 is MXFP4 in ggml and TL2, which is smaller, in bitnet.cpp: where data does not fit, that may be
+/// the reason, and the only sign of it.
+fn explain_39(tensors: &[TensorInfo], error: Error) -> Error {
+    let tensor = tensors.iter().find(|t| t.tensor_type() == TensorType::MXFP4);
+    match (error, tensor) {
+        (e @ (Error::Truncated { .. } | Error::OverlappingData { .. }), Some(tensor)) => {
+            Error::NotMxfp4 { tensor: tensor.name().to_owned(), reason: e.to_string() }
+        }
+        (e, _) => e,
+    }
 }
 
 /// No two tensors share data, as in ggml's reader: otherwise a small file could describe a model of any size.

@@ -26,10 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 from tritlab import _native, errors
 from tritlab._native import (
+    Activations,
     Explanation,
     Imatrix,
     Matrix,
     Model,
+    Ternary,
     TextStream,
     TritlabError,
     __version__,
@@ -38,6 +40,9 @@ from tritlab._native import (
     explain,
     formats,
     kernels,
+    packings,
+    project,
+    quantize_activations,
 )
 
 if TYPE_CHECKING:
@@ -50,10 +55,12 @@ if TYPE_CHECKING:
     from tritlab.verification import verify
 
 __all__ = [
+    "Activations",
     "Explanation",
     "Imatrix",
     "Matrix",
     "Model",
+    "Ternary",
     "TextStream",
     "TritlabError",
     "__version__",
@@ -67,17 +74,44 @@ __all__ = [
     "imatrix",
     "kernels",
     "machine",
+    "packings",
     "perplexity",
+    "project",
     "quantize",
+    "quantize_activations",
     "testing",
     "threads",
     "verify",
 ]
 
 
-def quantize(weights: npt.NDArray[np.float32], format: str) -> Matrix:
-    """Quantise float32 [rows, cols] weights to one of `formats()`."""
-    return Matrix.quantize(weights, format)
+def quantize(
+    weights: npt.NDArray[np.float32],
+    format: str,
+    *,
+    importance: npt.NDArray[np.float32] | None = None,
+    projection: str | None = None,
+    refit: bool = False,
+) -> Matrix:
+    """Quantise float32 [rows, cols] weights to one of `formats()`.
+
+    By the format's own rule, weighed with `importance`, float32 [cols], where it searches; or, for
+    ternary and sign formats, by a `projection` (see `project`) with the format's own reach of a
+    scale. `refit` makes each scale the best one; scales in blocks are rounded to float16.
+    """
+    if projection is None:
+        if refit:
+            raise ValueError("refit needs a projection: name one, for example projection='twn'")
+        return Matrix.quantize(weights, format, importance=importance)
+    if importance is not None:
+        raise ValueError("projections do not use importance: give one of the two")
+    scales, block = next(
+        ((f["scales"], f["block"]) for f in formats() if f["name"].lower() == format.lower()),
+        ("tensor", 1),  # to_matrix refuses the name
+    )
+    reach: dict[str, str | int] = {"row": "row", "block": block}
+    ternary = project(weights, projection, per=reach.get(scales, "tensor"), refit=refit)
+    return ternary.to_matrix(format, round_scales=scales == "block")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from tritlab._types import (
     KitCase,
     MachineFacts,
     Messages,
+    PackingInfo,
     Progress,
     Prompt,
     QuantizeReport,
@@ -103,8 +104,17 @@ class Matrix:
     """A quantised weight matrix, row-major. Immutable."""
 
     @staticmethod
-    def quantize(weights: npt.NDArray[np.float32], format: str) -> Matrix:
-        """Quantise `weights`, float32 [rows, cols]. `FormatError` on NaN or infinity."""
+    def quantize(
+        weights: npt.NDArray[np.float32],
+        format: str,
+        *,
+        importance: npt.NDArray[np.float32] | None = None,
+    ) -> Matrix:
+        """Quantise `weights`, float32 [rows, cols]. `FormatError` on NaN or infinity.
+
+        `importance`, float32 [cols] and 0 or more, is how much an error in each column counts;
+        formats that search for their scales use it, the others have no choice to make.
+        """
     @staticmethod
     def from_bytes(
         data: npt.NDArray[np.uint8],
@@ -114,8 +124,17 @@ class Matrix:
     ) -> Matrix:
         """Take packed blocks as they lie in a file: uint8 [nbytes], copied once.
 
-        `scales` is float32 [1] or [rows] for formats with a scale per tensor or row.
+        `scales` is float32 [1] or [rows] for formats with a scale per tensor or row. `format` may
+        also be one of `packings()`: the matrix is then TERNARY or TERNARY_ROW, the same weights,
+        and `scales` float32 [1] where the packing has its scale outside.
         """
+    def ternary(self) -> Ternary:
+        """Codes and scales of weights that are ternary, whatever the format.
+
+        `FormatError` names the first weight that is not.
+        """
+    def pack(self, packing: str) -> tuple[npt.NDArray[np.uint8], float | None]:
+        """Ternary weights in another project's layout; short for `ternary().pack(packing)`."""
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, cols)."""
@@ -134,8 +153,10 @@ class Matrix:
     @property
     def scales(self) -> npt.NDArray[np.float32]:
         """Scales that lie outside the blocks: float32 [0], [1] or [rows], read-only."""
-    def __matmul__(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def __matmul__(self, x: npt.NDArray[np.float32] | Activations) -> npt.NDArray[np.float32]:
         """Multiply by x, float32 [cols] or [cols, n]; gives float32 [rows] or [rows, n].
+
+        Or by `Activations`, grouped as the format wants them; gives float32 [rows, n].
 
         The first product packs the matrix into the layout that kernels read, and keeps that.
 
@@ -188,6 +209,93 @@ class Trace:
     @property
     def sources(self) -> list[TraceSource]:
         """The numbers in it; bits as (byte, bit), the most significant first."""
+
+@final
+class Ternary:
+    """Ternary weights: codes -1, 0 and 1 times a scale per tensor, row or group. Immutable.
+
+    `codes` is int8 [rows, cols]; `scales` float32 [1] (per tensor), [rows] (per row) or
+    [rows, groups]; `per` says which: "tensor", "row" or the weights per group.
+    """
+
+    def __new__(
+        cls,
+        codes: npt.NDArray[np.int8],
+        scales: npt.NDArray[np.float32],
+        per: str | int | None = None,
+    ) -> Ternary: ...
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols)."""
+    @property
+    def per(self) -> str | int:
+        """Of a scale: "tensor", "row" or the weights per group."""
+    @property
+    def codes(self) -> npt.NDArray[np.int8]:
+        """The codes, int8 [rows, cols], a new array."""
+    @property
+    def scales(self) -> npt.NDArray[np.float32]:
+        """The scales, float32 [1], [rows] or [rows, groups], a new array."""
+    @property
+    def zeros(self) -> float:
+        """The fraction of codes that are 0."""
+    @property
+    def entropy(self) -> float:
+        """Entropy of the three codes, bits: at most 1.585."""
+    @property
+    def sqnr(self) -> float | None:
+        """Signal to quantisation noise against the projected weights, dB; `None` without."""
+    @property
+    def cosine(self) -> float | None:
+        """Cosine with the projected weights; `None` without."""
+    def dequantize(self) -> npt.NDArray[np.float32]:
+        """The weights, float32 [rows, cols], a new array."""
+    def to_matrix(self, format: str, *, round_scales: bool = False) -> Matrix:
+        """The same weights in a ternary or dense format, or, if no code is 0, in a sign format.
+
+        Nothing is rounded: `FormatError` names the first weight that the format cannot hold.
+        `round_scales` first rounds scales to float16, which formats with scales in their blocks
+        need.
+        """
+    def pack(self, packing: str) -> tuple[npt.NDArray[np.uint8], float | None]:
+        """The weights in another project's layout, uint8 [nbytes], and a scale outside it.
+
+        `packings` has the names; only `HF_PACKED` and `HF_PACKED_DIVIDE` have their scale outside.
+        """
+
+@final
+class Activations:
+    """int8 activations for products: codes -127 to 127 times a scale per group. Immutable.
+
+    `codes` is int8 [cols, n], each column one vector; `scales` float32 [groups, n]; `per` the
+    elements per group: "token" (the whole vector), "256", "128", "64" or "32".
+    """
+
+    def __new__(
+        cls,
+        codes: npt.NDArray[np.int8],
+        scales: npt.NDArray[np.float32],
+        per: str,
+    ) -> Activations: ...
+    @staticmethod
+    def from_q8_k(data: npt.NDArray[np.uint8], cols: int) -> Activations:
+        """Read Q8_K blocks of ggml, 292 bytes per 256 elements, of vectors of `cols` elements."""
+    def to_q8_k(self) -> npt.NDArray[np.uint8]:
+        """The same as Q8_K blocks of ggml; groups must be of 256."""
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(cols, n)."""
+    @property
+    def per(self) -> str:
+        """Elements per group: "token", "256", "128", "64" or "32"."""
+    @property
+    def codes(self) -> npt.NDArray[np.int8]:
+        """The codes, int8 [cols, n], a new array."""
+    @property
+    def scales(self) -> npt.NDArray[np.float32]:
+        """The scales, float32 [groups, n], a new array."""
+    def dequantize(self) -> npt.NDArray[np.float32]:
+        """Codes times scales, float32 [cols, n], a new array."""
 
 @final
 class Model:
@@ -492,6 +600,30 @@ class Imatrix:
     @property
     def chunk_size(self) -> int:
         """Tokens per window."""
+def project(
+    weights: npt.NDArray[np.float32],
+    projection: str = "absmean",
+    *,
+    per: str | int | None = None,
+    refit: bool = False,
+) -> Ternary:
+    """Make weights, float32 [rows, cols], ternary by a named projection.
+
+    `projection` is "absmean" (BitNet b1.58), "absmax" (ggml's TQ types), "twn" (Ternary Weight
+    Networks, threshold 0.7·mean|w|), "sign" or "centred_sign" (BitNet; codes are ±1). `per` is the
+    reach of a scale: "tensor" (the default), "row" or a number of weights. `refit` replaces each
+    scale by the one of least squared error for its codes.
+    """
+
+def packings() -> list[PackingInfo]:
+    """Layouts of other projects that `Matrix.from_bytes` and `Matrix.pack` know."""
+
+def quantize_activations(x: npt.NDArray[np.float32], per: str) -> Activations:
+    """Quantise x, float32 [cols] or [cols, n], to int8 as products do it, or as ggml does.
+
+    `per` is "token", "256", "128", "64" or "32" for the rule of products (`formats` says which a
+    format uses), or "Q8_K" for ggml's rule in groups of 256.
+    """
 
 def quantize_gguf(
     src: str | PathLike[str],

@@ -36,6 +36,15 @@ class FormatInfo(TypedDict):
     summary: str
 
 
+class PackingInfo(TypedDict):
+    """One layout of another project that ternary weights can be read from and written to."""
+
+    name: str
+    scales: str  # "tensor" or "row"
+    scale_outside: bool  # whether the scale is beside the bytes
+    summary: str
+
+
 class BackendInfo(TypedDict):
     """One instruction-set backend."""
 
