@@ -61,7 +61,9 @@ def main() -> None:
     text = splice(text, "formats", formats_table())
     rows = PEERS.read_text(encoding="utf-8").splitlines()
     text = splice(text, "peers", "\n".join(row for row in rows if row.startswith("|")))
-    text = splice(text, "kernels", json.loads(KERNELS.read_text(encoding="utf-8"))["summary"])
+    if KERNELS.exists():  # needs llama-cpp-python, so not every machine has made one
+        record = json.loads(KERNELS.read_text(encoding="utf-8"))
+        text = splice(text, "kernels", record["summary"])
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=ROOT, delete=False) as out:
         out.write(text)
     os.chmod(out.name, 0o644)  # temporary files are private

@@ -15,8 +15,9 @@ use crate::error::{Error, Result};
 use crate::format::{CodedFormat, DenseFormat, Format, Grouping, Visit, for_each};
 use crate::isa::{Isa, portable::Portable};
 use crate::matrix::{Matrix, Weights};
-use crate::op::product::{self, Product, product_oracle};
+use crate::op::product::{Product, product, product_oracle};
 use crate::op::{KeyValues, attention, gate, norm, quantize, rope};
+use crate::op::{base3::Base3, dense::Dense, integer::Integer};
 use crate::oracle::{self, Activation};
 use crate::panel::Panels;
 use crate::roofline::Probe;
@@ -264,17 +265,17 @@ struct Products<I>(Vec<Product>, std::marker::PhantomData<I>);
 impl<I: Isa> Visit for Products<I> {
     fn dense<C: DenseFormat>(&mut self) {
         debug_assert_eq!(self.0.len(), C::FORMAT as usize, "kernels are indexed by format");
-        self.0.push(product::dense::<I, C>);
+        self.0.push(product::<I, Dense<C>>);
     }
 
     fn coded<C: CodedFormat>(&mut self) {
         debug_assert_eq!(self.0.len(), C::FORMAT as usize, "kernels are indexed by format");
-        self.0.push(product::coded::<I, C>);
+        self.0.push(product::<I, Integer<C>>);
     }
 
     fn base3<C: CodedFormat>(&mut self) {
         debug_assert_eq!(self.0.len(), C::FORMAT as usize, "kernels are indexed by format");
-        self.0.push(product::base3::<I, C>);
+        self.0.push(product::<I, Base3<C>>);
     }
 }
 

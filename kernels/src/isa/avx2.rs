@@ -170,7 +170,7 @@ impl Isa for Avx2 {
     fn mul_add_i16(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
         // Low words are the numbers; the high words (signs) meet zeros.
         let product = both2(a, b, |a, b| {
-            proven!(self, { _mm256_madd_epi16(a, _mm256_and_si256(b, _mm256_set1_epi32(0xffff))) })
+            proven!(self, _mm256_madd_epi16(a, _mm256_and_si256(b, _mm256_set1_epi32(0xffff))))
         });
         self.add_i32(sum, product)
     }

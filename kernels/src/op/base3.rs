@@ -12,39 +12,33 @@
 //! and nothing else, which suits one token; for several, digits are taken out once
 //! (`(3u) >> 8`, two comparisons) and meet each token with one dot product.
 
+use std::marker::PhantomData;
+
 use crate::activation::{Acts, BASE3_COLS};
 use crate::format::{CodedFormat, Scales};
-use crate::isa::{Isa, Op};
+use crate::isa::Isa;
 use crate::panel::{Line, ROWS};
 
 use super::integer::{half_line, store_rows};
-use super::product::Panel;
+use super::product::{Kernel, Panel};
 
 /// Digits of a byte.
 const DIGITS: usize = 5;
 
-/// One panel times tokens `t0..t0 + out.len() / 64`; `out` is [tokens][64].
-pub struct Base3<'a, C> {
-    pub panel: Panel<'a>,
-    pub acts: &'a Acts,
-    pub t0: usize,
-    pub out: &'a mut [f32],
-    pub codec: std::marker::PhantomData<C>,
-}
+/// Integer products of a format whose panels are in base 3.
+pub struct Base3<C>(PhantomData<C>);
 
-impl<C: CodedFormat> Op for Base3<'_, C> {
-    type Out = ();
+impl<C: CodedFormat> Kernel for Base3<C> {
     #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        let Base3 { panel, acts, t0, out, .. } = self;
+    fn run<I: Isa>(isa: I, panel: &Panel<'_>, acts: &Acts, t0: usize, out: &mut [f32]) {
         let n = out.len() / ROWS;
         let mut t = 0;
         while t < n {
             let out = &mut out[t * ROWS..];
             t += match n - t {
-                6.. if I::TOKENS >= 6 => vectors::<I, C, 6>(isa, &panel, acts, t0 + t, out),
-                2.. => vectors::<I, C, 2>(isa, &panel, acts, t0 + t, out),
-                _ => vectors::<I, C, 1>(isa, &panel, acts, t0 + t, out),
+                6.. if I::TOKENS >= 6 => vectors::<I, C, 6>(isa, panel, acts, t0 + t, out),
+                2.. => vectors::<I, C, 2>(isa, panel, acts, t0 + t, out),
+                _ => vectors::<I, C, 1>(isa, panel, acts, t0 + t, out),
             };
         }
     }

@@ -2,27 +2,21 @@
 
 #![allow(clippy::needless_range_loop, reason = "v and t name a place in several arrays at once")]
 
+use std::marker::PhantomData;
+
 use crate::activation::Acts;
 use crate::format::{DenseFormat, Element};
-use crate::isa::{Isa, Op};
+use crate::isa::Isa;
 use crate::panel::{Line, ROWS};
 
-use super::product::Panel;
+use super::product::{Kernel, Panel};
 
-/// One panel times tokens `t0..t0 + out.len() / 64`; `out` is [tokens][64].
-pub struct Dense<'a, C> {
-    pub panel: Panel<'a>,
-    pub acts: &'a Acts,
-    pub t0: usize,
-    pub out: &'a mut [f32],
-    pub codec: std::marker::PhantomData<C>,
-}
+/// f32 products of a dense format.
+pub struct Dense<C>(PhantomData<C>);
 
-impl<C: DenseFormat> Op for Dense<'_, C> {
-    type Out = ();
+impl<C: DenseFormat> Kernel for Dense<C> {
     #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        let Dense { panel, acts, t0, out, .. } = self;
+    fn run<I: Isa>(isa: I, panel: &Panel<'_>, acts: &Acts, t0: usize, out: &mut [f32]) {
         let n = out.len() / ROWS;
         // One token reads everything once; for several, a piece stays in the nearest cache for all of them.
         let cols = if n == 1 { usize::MAX / C::INFO.bytes } else { NEAR };

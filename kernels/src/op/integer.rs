@@ -20,12 +20,14 @@
 
 #![allow(clippy::needless_range_loop, reason = "v and t name a place in several arrays at once")]
 
+use std::marker::PhantomData;
+
 use crate::activation::{Acts, CHUNK};
 use crate::format::{CodedFormat, Codes, Grouping, Scales};
-use crate::isa::{Isa, Op, run_length};
+use crate::isa::{Isa, run_length};
 use crate::panel::{Line, ROWS, chunk_lines, mask, plane_lines, plane_place, planes};
 
-use super::product::Panel;
+use super::product::{Kernel, Panel};
 
 /// How far ahead of a single token's product its lines are asked for, in bytes: the time of a read from memory, and
 /// over the end of a page, where the hardware's own prefetch stops.
@@ -34,31 +36,23 @@ const AHEAD: usize = 4096;
 /// Steps of four columns in a chunk.
 const STEPS: usize = CHUNK / 4;
 
-/// One panel times tokens `t0..t0 + out.len() / 64`; `out` is [tokens][64].
-pub struct Integer<'a, C> {
-    pub panel: Panel<'a>,
-    pub acts: &'a Acts,
-    pub t0: usize,
-    pub out: &'a mut [f32],
-    pub codec: std::marker::PhantomData<C>,
-}
+/// Integer products of a format whose panels are planes of bits.
+pub struct Integer<C>(PhantomData<C>);
 
-impl<C: CodedFormat> Op for Integer<'_, C> {
-    type Out = ();
+impl<C: CodedFormat> Kernel for Integer<C> {
     #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        let Integer { panel, acts, t0, out, .. } = self;
+    fn run<I: Isa>(isa: I, panel: &Panel<'_>, acts: &Acts, t0: usize, out: &mut [f32]) {
         let n = out.len() / ROWS;
         if n == 1 {
             // One token: all four vectors of the panel, so that its lines are read once.
-            return tile::<I, C, 4, 1>(isa, &panel, 0, acts, t0, out);
+            return tile::<I, C, 4, 1>(isa, panel, 0, acts, t0, out);
         }
         match const { shape::<I, C>() } {
-            (4, 6) => many::<I, C, 4, 6>(isa, &panel, acts, t0, out),
-            (2, 6) => many::<I, C, 2, 6>(isa, &panel, acts, t0, out),
-            (1, 12) => many::<I, C, 1, 12>(isa, &panel, acts, t0, out),
-            (1, 4) => many::<I, C, 1, 4>(isa, &panel, acts, t0, out),
-            _ => many::<I, C, 1, 2>(isa, &panel, acts, t0, out),
+            (4, 6) => many::<I, C, 4, 6>(isa, panel, acts, t0, out),
+            (2, 6) => many::<I, C, 2, 6>(isa, panel, acts, t0, out),
+            (1, 12) => many::<I, C, 1, 12>(isa, panel, acts, t0, out),
+            (1, 4) => many::<I, C, 1, 4>(isa, panel, acts, t0, out),
+            _ => many::<I, C, 1, 2>(isa, panel, acts, t0, out),
         }
     }
 }

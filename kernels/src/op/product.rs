@@ -7,12 +7,11 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 
-use super::{base3::Base3, dense::Dense, integer::Integer};
 use crate::activation::Acts;
 use crate::backend;
 use crate::error::{Error, Result, check_len};
-use crate::format::{CodedFormat, DenseFormat, Format};
-use crate::isa::Isa;
+use crate::format::Format;
+use crate::isa::{Isa, Op};
 use crate::matrix::Weights;
 use crate::panel::{Geometry, Line, Panels, ROWS};
 use crate::threads;
@@ -39,32 +38,31 @@ pub(crate) fn token<I: Isa>() -> I {
     I::new().expect("a kernel is only reached through a backend that the CPU has")
 }
 
-/// One panel of a coded format on `I`, any number of tokens.
-pub(crate) fn coded<I: Isa, C: CodedFormat>(
-    w: &Panels,
-    p: usize,
-    acts: &Acts,
-    t0: usize,
-    out: &mut [f32],
-) {
-    let panel = Panel::of(w, p);
-    token::<I>().vectorize(Integer { panel, acts, t0, out, codec: PhantomData::<C> });
+/// A product kernel, generic over the instructions; the type that implements it also names the format.
+pub(crate) trait Kernel {
+    /// One panel times tokens `t0..t0 + out.len() / 64`; `out` is [tokens][64].
+    fn run<I: Isa>(isa: I, panel: &Panel<'_>, acts: &Acts, t0: usize, out: &mut [f32]);
 }
 
-/// One panel of a base-3 format on `I`, any number of tokens.
-pub(crate) fn base3<I: Isa, C: CodedFormat>(
-    w: &Panels,
-    p: usize,
-    acts: &Acts,
+/// A call of a kernel, to be compiled for the instructions.
+struct Call<'a, K> {
+    panel: Panel<'a>,
+    acts: &'a Acts,
     t0: usize,
-    out: &mut [f32],
-) {
-    let panel = Panel::of(w, p);
-    token::<I>().vectorize(Base3 { panel, acts, t0, out, codec: PhantomData::<C> });
+    out: &'a mut [f32],
+    kernel: PhantomData<K>,
 }
 
-/// One panel of a dense format on `I`, any number of tokens.
-pub(crate) fn dense<I: Isa, C: DenseFormat>(
+impl<K: Kernel> Op for Call<'_, K> {
+    type Out = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        K::run(isa, &self.panel, self.acts, self.t0, self.out);
+    }
+}
+
+/// One panel on `I`, any number of tokens: the [`Product`] of a kernel.
+pub(crate) fn product<I: Isa, K: Kernel>(
     w: &Panels,
     p: usize,
     acts: &Acts,
@@ -72,7 +70,7 @@ pub(crate) fn dense<I: Isa, C: DenseFormat>(
     out: &mut [f32],
 ) {
     let panel = Panel::of(w, p);
-    token::<I>().vectorize(Dense { panel, acts, t0, out, codec: PhantomData::<C> });
+    token::<I>().vectorize(Call { panel, acts, t0, out, kernel: PhantomData::<K> });
 }
 
 /// The oracle's form over a panel.
