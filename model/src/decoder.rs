@@ -132,6 +132,9 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Self::hidden`]; after an error every cache is as it was.
+    ///
+    /// # Panics
+    /// If there is not one id per cache.
     pub fn step(&self, caches: &mut [&mut Cache], ids: &[u32]) -> Result<Vec<f32>> {
         assert_eq!(caches.len(), ids.len(), "a token per sequence");
         for cache in caches.iter() {
@@ -451,7 +454,8 @@ impl Step<'_, '_> {
             let (k, v) = (&k[rows.clone()], &v[rows]);
             if ty == op::CacheType::F16 {
                 for x in [k, v] {
-                    if let Some(value) = x.iter().find(|x| !(x.abs() <= ty.max())) {
+                    let too_large = |x: &&f32| x.is_nan() || x.abs() > ty.max();
+                    if let Some(value) = x.iter().find(too_large) {
                         return Err(Error::CacheOverflow { layer: i, value: *value });
                     }
                 }

@@ -2,7 +2,8 @@
 //!
 //! A file becomes a [`config::Config`] (what the architecture is, as data) and a [`decoder::Decoder`] (its
 //! weights, each matrix in its own format); [`model::Model`] is both with a tokenizer. Everything else asks
-//! the decoder for hidden states and logits: [`generate`], [`eval`], [`speed`], [`fingerprint`].
+//! the decoder for hidden states and logits: [`generate`], [`eval`], [`speed`], [`fingerprint`]; or looks into
+//! it through an [`observe::Observer`]: [`capture`], [`imatrix`].
 
 #![deny(unsafe_code)]
 

@@ -93,7 +93,7 @@ fn a_layer_is_replaced() {
     assert_ne!(model.logits_with(&ids, &mut negate).unwrap(), model.logits(&ids).unwrap());
     let stop = error(model.logits_with(&ids, &mut |_, _| Err(Error::Cancelled)));
     assert!(matches!(stop, Error::Cancelled));
-    for name in ["blk.2.attn_x.input", "blk", "*", "blk.*.*", ""] {
+    for name in ["blk.2.attn_x.input", "blk", "*.x", "blk.*.*.*.*", ""] {
         match error(model.capture(&ids, &[name.to_owned()], &mut nothing)) {
             Error::UnknownCapture { name: found, .. } => assert_eq!(found, name),
             e => panic!("{e}"),
