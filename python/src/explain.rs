@@ -7,7 +7,7 @@ use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict};
 use tritlab_kernels::explain::{self as kernels, Values};
-use tritlab_kernels::{Error, Format};
+use tritlab_kernels::{Error, Format, Packing};
 use tritlab_model::gguf::Gguf;
 use tritlab_model::source;
 
@@ -202,7 +202,7 @@ pub(crate) fn explain_gguf(
         let gguf = Gguf::open(&path)?;
         let missing = || tritlab_model::Error::MissingTensor { name: tensor.to_owned() };
         let info = gguf.tensor(tensor).ok_or_else(missing)?;
-        let explained = source::matrix(&gguf, info)?.explain(row, block);
+        let explained = source::matrix(&gguf, info, Packing::default())?.explain(row, block);
         explained.map_err(|source| tensor_error(tensor, source))
     })
     .or_raise()
