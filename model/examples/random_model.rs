@@ -5,10 +5,11 @@
 //! cargo run --release -p tritlab-model --example random_model -- run /tmp/model [FORMAT]
 //! ```
 //!
-//! The first writes the model, a tensor at a time: BitNet 2B-4T as its own folder has it (uint8 of four codes,
-//! scales that multiply, bf16 embedding), the others as GGUF files with linear layers in Q4_K and the embedding in
-//! Q6_K. The second loads it, in a format if one is named, generates eight tokens, and reports the sizes and the
-//! peak of resident memory (Linux), which must stay under 1.3 times the final size and one tensor.
+//! The first writes the model, a tensor at a time: BitNet 2B-4T as its own folder has it (uint8 of four
+//! codes, scales that multiply, bf16 embedding), the others as GGUF files with linear layers in Q4_K and
+//! the embedding in Q6_K. The second loads it, in a format if one is named, generates eight tokens, and
+//! reports the sizes and the peak of resident memory (Linux), which must stay under 1.3 times the final
+//! size and one tensor.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -148,6 +149,9 @@ impl Random {
     }
 }
 
+/// Makes one block with the scale `d`.
+type MakeBlock = fn(&mut Random, f32, &mut [u8]);
+
 /// A block of Q4_K with random codes: scale 32, minimum 30, so that weights lie evenly about 0.
 fn q4_k(random: &mut Random, d: f32, block: &mut [u8]) {
     random.fill(&mut block[16..]);
@@ -197,7 +201,7 @@ fn write_gguf(json: &Value, path: &Path) -> Result<()> {
             return Ok(table.iter().try_for_each(|x| out.write_all(&x.to_le_bytes()))?);
         }
         let root = (info.cols() as f32).sqrt();
-        let (block, d): (fn(&mut Random, f32, &mut [u8]), f32) = match info.tensor_type() {
+        let (block, d): (MakeBlock, f32) = match info.tensor_type() {
             TensorType::Q4_K => (q4_k, 1.0 / (148.0 * root)),
             TensorType::Q6_K => (q6_k, 1.0 / (296.0 * root)),
             _ => {

@@ -10,8 +10,8 @@ use tritlab_kernels::{Format, Granularity, Matrix, Packing, Ternary, Weights};
 
 use crate::error::{Error, Result};
 
-/// The ternary matrix of master weights, by absmean over the whole matrix. Masters that are ternary already are
-/// what they are: absmean would count their zeros and shrink the rest.
+/// The ternary matrix of master weights, by absmean over the whole matrix. Masters that are ternary already
+/// are what they are: absmean would count their zeros and shrink the rest.
 ///
 /// # Errors
 /// Weights that are not finite; the tensor is called `name`.
@@ -31,7 +31,8 @@ pub fn from_masters(name: &str, masters: &Matrix<'_>) -> Result<Matrix<'static>>
     Matrix::new(Format::TERNARY, rows, cols, m.bytes().to_vec(), vec![factor]).map_err(blame)
 }
 
-/// The factor `1 / s` of a stored `weight_scale`, which multiplies (`autobitlinear`) or divides (`bitlinear`).
+/// The factor `1 / s` of a stored `weight_scale`, which multiplies (`autobitlinear`) or divides
+/// (`bitlinear`).
 pub fn factor(weight_scale: f32, multiply: bool) -> f32 {
     if multiply { 1.0 / (1.0 / weight_scale) } else { 1.0 / weight_scale }
 }

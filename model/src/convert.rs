@@ -1,10 +1,10 @@
 //! From Hugging Face folders to GGUF files and back.
 //!
 //! Weights keep their bits wherever the other side can hold them: F32, F16 and BF16 on both; BitLinear
-//! layers as packed codes with a scale in a folder, and as TQ2_0 with block scales of 1 and a `.scale` tensor in
-//! GGUF, which llama.cpp's BitNet graph multiplies with. Other quantised types become F32 in a folder, which holds
-//! every one of their weights exactly. Names, shapes, the order of query and key rows and the keys are those of
-//! llama.cpp's converter.
+//! layers as packed codes with a scale in a folder, and as TQ2_0 with block scales of 1 and a `.scale`
+//! tensor in GGUF, which llama.cpp's BitNet graph multiplies with. Other quantised types become F32 in a
+//! folder, which holds every one of their weights exactly. Names, shapes, the order of query and key rows
+//! and the keys are those of llama.cpp's converter.
 
 mod config_json;
 mod keys;
@@ -34,9 +34,10 @@ pub struct Summary {
     pub bytes_out: u64,
 }
 
-/// Writes the Hugging Face folder `source` as the GGUF file `destination`, or the GGUF file `source` as the new
-/// folder `destination`, whichever `source` is; `i2_s` is the order of a file's I2_S codes, if it has any. The destination appears whole or not at all. `progress` is
-/// called with (tensors done, tensors, name of the next) and returns `false` to cancel.
+/// Writes the Hugging Face folder `source` as the GGUF file `destination`, or the GGUF file `source` as the
+/// new folder `destination`, whichever `source` is; `i2_s` is the order of a file's I2_S codes, if it has
+/// any. The destination appears whole or not at all. `progress` is called with (tensors done, tensors, name
+/// of the next) and returns `false` to cancel.
 ///
 /// # Errors
 /// Whatever is wrong with the source, and what the other side has no word for.

@@ -1,8 +1,8 @@
 //! Hugging Face folders: `config.json`, safetensors, `tokenizer.json`.
 //!
 //! A [`Folder`] answers to GGUF's names ([`crate::tensors`]). Query and key rows are already in the order
-//! of halves here, Gemma's norms lack the 1 that GGUF has added, and BitLinear layers are master weights, or four
-//! rows of codes in one of bytes.
+//! of halves here, Gemma's norms lack the 1 that GGUF has added, and BitLinear layers are master weights,
+//! or four rows of codes in one of bytes.
 
 mod bitlinear;
 mod config;

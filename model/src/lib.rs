@@ -1,4 +1,5 @@
-//! Models for `tritlab-kernels`: GGUF files and Hugging Face folders, tokenizers, one generic transformer and its evaluation.
+//! Models for `tritlab-kernels`: GGUF files and Hugging Face folders, tokenizers, one generic transformer
+//! and its evaluation.
 //!
 //! A file becomes a [`config::Config`] (what the architecture is, as data) and a [`decoder::Decoder`] (its
 //! weights, each matrix in its own format); [`model::Model`] is both with a tokenizer. Everything else asks
@@ -27,6 +28,7 @@ pub mod mmap;
 pub mod model;
 pub mod observe;
 pub mod quantize;
+mod requantize;
 pub mod rope;
 pub mod sample;
 pub mod source;

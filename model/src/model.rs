@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use tritlab_kernels::{Format, Matrix, Packing, Panels, Scales, Weights, threads};
+use tritlab_kernels::{Format, Matrix, Packing, Panels, Scales, Weights};
 
 use crate::config::Config;
 use crate::decoder::{Decoder, Layer};
@@ -13,7 +13,8 @@ use crate::gguf::Gguf;
 use crate::hugging_face::Folder;
 use crate::imatrix::Imatrix;
 use crate::linear::{InputNorm, Linear};
-use crate::source::{exact_ternary, gather, halves};
+use crate::requantize::requantize;
+use crate::source::{gather, halves};
 use crate::tensors::{File, Source, Stored, missing};
 use crate::tokenizer::Tokenizer;
 
@@ -416,22 +417,6 @@ impl<'a> Loader<'a, '_> {
     }
 }
 
-/// What a change of format cost: sums of squares over the weights.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Cost {
-    /// Of the differences.
-    pub error: f64,
-    /// Of the weights themselves.
-    pub norm: f64,
-}
-
-impl Cost {
-    /// `|w - q| / |w|`; 0 where all weights are 0.
-    pub fn relative(&self) -> f64 {
-        if self.norm > 0.0 { (self.error / self.norm).sqrt() } else { 0.0 }
-    }
-}
-
 /// A factor of 1 inside a matrix makes room for the one outside: the same numbers, one product less.
 pub(crate) fn fold<'a>(m: Matrix<'a>, scale: Option<f32>) -> Result<(Matrix<'a>, Option<f32>)> {
     match scale {
@@ -440,74 +425,5 @@ pub(crate) fn fold<'a>(m: Matrix<'a>, scale: Option<f32>) -> Result<(Matrix<'a>,
             Ok((Matrix::new(m.format(), m.rows(), m.cols(), bytes, vec![s])?, None))
         }
         scale => Ok((m, scale)),
-    }
-}
-
-/// Weights that are decoded at once: a head in f32 is larger than the rest of a small model.
-const CHUNK: usize = 1 << 22;
-
-/// `m` in another format, its columns of some importance, and what that cost. Weights that are ternary stay as they are in another ternary
-/// format that can hold them: absmean would shrink their scale. Beside the two matrices this needs [`CHUNK`]
-/// weights in f32, or all of them where the format has one scale for all.
-pub(crate) fn requantize(
-    name: &str,
-    m: &Matrix<'_>,
-    format: Format,
-    importance: Option<&[f32]>,
-) -> Result<(Matrix<'static>, Cost)> {
-    if let Some(same) = exact_ternary(format, m) {
-        return Ok((same, Cost::default()));
-    }
-    let (rows, cols) = (m.rows(), m.cols());
-    let chunk = (CHUNK / cols.max(1)).max(1);
-    let at_once = if format.info().scales == Scales::Tensor { rows.max(1) } else { chunk };
-    let blame = |source| Error::Tensor { tensor: name.to_owned(), source };
-    let row_bytes = format.row_bytes(cols).map_err(blame)?;
-    let mut bytes = Vec::with_capacity(rows.saturating_mul(row_bytes));
-    let mut scales = Vec::new();
-    let (mut error, mut norm) = (0.0, 0.0);
-    let (mut w, mut decoded) = (Vec::new(), Vec::new());
-    for first in (0..rows).step_by(at_once) {
-        let n = at_once.min(rows - first);
-        decode(m, first, n, &mut w);
-        let q = Matrix::quantize_weighted(format, n, cols, &w, importance)
-            .map_err(|e| blame(after(e, first, cols)))?;
-        for start in (0..n).step_by(chunk) {
-            decode(&q, start, chunk.min(n - start), &mut decoded);
-            for (w, q) in w[start * cols..].iter().zip(&decoded) {
-                error += f64::from(w - q).powi(2);
-                norm += f64::from(*w).powi(2);
-            }
-        }
-        if at_once >= rows {
-            return Ok((q, Cost { error, norm }));
-        }
-        bytes.extend_from_slice(q.bytes());
-        scales.extend_from_slice(q.scales());
-    }
-    let q = Matrix::new(format, rows, cols, bytes, scales).map_err(blame)?;
-    Ok((q, Cost { error, norm }))
-}
-
-/// Rows `first..first + n` as f32.
-fn decode(m: &Matrix<'_>, first: usize, n: usize, out: &mut Vec<f32>) {
-    out.clear();
-    out.resize(n * m.cols(), 0.0);
-    threads::for_each_chunk(out, m.cols().max(1), |r, row| m.dequantize_row(first + r, row));
-}
-
-/// An error of the rows from `first` on, with the place it has in the whole matrix.
-fn after(error: tritlab_kernels::Error, first: usize, cols: usize) -> tritlab_kernels::Error {
-    use tritlab_kernels::Error as E;
-    match error {
-        E::NotFinite { what, index, value } => {
-            E::NotFinite { what, index: first * cols + index, value }
-        }
-        E::ScaleOverflow { format, block } => {
-            let per_row =
-                Format::from_name(format).map_or(0, |f| cols.div_ceil(f.info().block.max(1)));
-            E::ScaleOverflow { format, block: first * per_row + block }
-        }
-        other => other,
     }
 }

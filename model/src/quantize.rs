@@ -7,7 +7,7 @@ use tritlab_kernels::{Format, Matrix, Packing, Weights};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo, TensorType, Writer};
 use crate::imatrix::Imatrix;
-use crate::model::requantize;
+use crate::requantize::requantize;
 use crate::source::{matrix, storable_types, type_of};
 
 /// Which tensors [`quantize_gguf`] puts into which format.

@@ -193,7 +193,8 @@ fn what_has_no_word_on_the_other_side_is_refused() {
 
 // ---- tokenizers ----
 
-/// Gives a vocabulary-only file the tensors of a model with as many rows: a whole model with a real tokenizer.
+/// Gives a vocabulary-only file the tensors of a model with as many rows: a whole model with a real
+/// tokenizer.
 fn with_vocabulary(name: &str, to: &Path) -> Vec<String> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/vocab");
     let packed = std::fs::read(data.join(format!("{name}.gguf.gz"))).unwrap();

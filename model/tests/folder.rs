@@ -1,5 +1,6 @@
-//! Hugging Face folders: shards, tied heads, element types, prefixes, BitLinear's variants, and folders that are
-//! wrong or hostile, each refused with an error that names file, key or tensor, what was expected and what was found.
+//! Hugging Face folders: shards, tied heads, element types, prefixes, BitLinear's variants, and folders
+//! that are wrong or hostile, each refused with an error that names file, key or tensor, what was expected
+//! and what was found.
 
 mod support;
 

@@ -1,8 +1,8 @@
 //! Byte-level BPE tokenizers between `tokenizer.json` and GGUF's tables.
 //!
-//! The file that a folder has goes into GGUF whole, as `tokenizer.huggingface.json`, and comes out of it whole. The
-//! tables beside it are for other programs; a `tokenizer.json` is made of them where a file has no other. Both need
-//! a pre-tokenizer that has a name in GGUF.
+//! The file that a folder has goes into GGUF whole, as `tokenizer.huggingface.json`, and comes out of it
+//! whole. The tables beside it are for other programs; a `tokenizer.json` is made of them where a file has
+//! no other. Both need a pre-tokenizer that has a name in GGUF.
 
 use std::borrow::Cow;
 
@@ -18,8 +18,8 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 
-/// Sets the tables of a byte-level BPE `tokenizer.json` for an embedding of `vocab` rows; returns whether it is one
-/// with a pre-tokenizer that GGUF has a name for.
+/// Sets the tables of a byte-level BPE `tokenizer.json` for an embedding of `vocab` rows; returns whether
+/// it is one with a pre-tokenizer that GGUF has a name for.
 pub(super) fn write_tables(writer: &mut Writer<'_>, file: &Value, vocab: usize) -> Result<bool> {
     let model = &file["model"];
     let Some(pre) = pre_tokenizers().find(|p| p.is_that_of(file)) else { return Ok(false) };
@@ -29,7 +29,8 @@ pub(super) fn write_tables(writer: &mut Writer<'_>, file: &Value, vocab: usize) 
     if model["ignore_merges"].as_bool().unwrap_or(false) != pre.ignore_merges {
         return Ok(false);
     }
-    // Rows without a token get a name of their own, as in llama.cpp's converter; tokens without a row are left out.
+    // Rows without a token get a name of their own, as in llama.cpp's converter; tokens without a row are
+    // left out.
     let mut tokens: Vec<String> = (0..vocab).map(|i| format!("[PAD{i}]")).collect();
     let mut kinds = vec![UNUSED; vocab];
     let mut set = |id: Option<u64>, text: &str, kind: i32| {
@@ -106,7 +107,8 @@ impl PreTokenizer {
     }
 }
 
-/// A `tokenizer.json` that says the same as the tables of a file; `None` where there are none of byte-level BPE.
+/// A `tokenizer.json` that says the same as the tables of a file; `None` where there are none of byte-level
+/// BPE.
 pub(super) fn from_tables(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<Value>> {
     let metadata = gguf.metadata();
     let text = |key: &str| metadata.optional::<Cow<'_, str>>(key);

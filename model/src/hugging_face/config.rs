@@ -2,8 +2,8 @@
 //! `rope_scaling` (version 4), or in `rope_parameters` (version 5).
 //!
 //! Files leave out what equals the default of their class, so every family has its defaults here
-//! (`transformers` `configuration_*.py`, version 5). A value in `rope_parameters` wins over one at the top level,
-//! and that over the default.
+//! (`transformers` `configuration_*.py`, version 5). A value in `rope_parameters` wins over one at the top
+//! level, and that over the default.
 
 use serde_json::{Map, Value};
 use tritlab_kernels::op::Activation;
