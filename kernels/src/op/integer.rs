@@ -29,9 +29,15 @@ use crate::panel::{Line, ROWS, chunk_lines, mask, plane_lines, plane_place, plan
 
 use super::product::{Kernel, Panel};
 
-/// How far ahead of a single token's product its lines are asked for, in bytes: the time of a read from memory, and
-/// over the end of a page, where the hardware's own prefetch stops.
+/// How far ahead of a single token's product the lines of [`far`] formats are asked for, in bytes: the time of a
+/// read from memory, and over the end of a page, where the hardware's own prefetch stops.
 const AHEAD: usize = 4096;
+
+/// Whether lines are asked for by [`AHEAD`] too. As measured: it helps codes of one or two bits without sub-blocks,
+/// whose lines are used up slowly, and is in the way of the hardware's own prefetch elsewhere.
+const fn far(codes: &Codes) -> bool {
+    codes.bits <= 2 && codes.sub_len.is_none()
+}
 
 /// Steps of four columns in a chunk.
 const STEPS: usize = CHUNK / 4;
@@ -135,8 +141,10 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
         let (halves, subs) = header.split_at(geometry.scale_lines + geometry.min_lines);
         let (subs, sub_mins) = subs.split_at(geometry.sub_lines);
         if N == 1 {
+            // They are read out of their order below, which the hardware's prefetcher does not follow: so they are
+            // asked for in the order of memory first.
             for line in header {
-                isa.prefetch(&line.0, AHEAD);
+                isa.prefetch(&line.0, 0);
             }
         }
         // Begin with what makes up for the unsigned codes: (bias - zero) times the sum of a.
@@ -157,7 +165,7 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
         }
         for (c, lines) in lines.chunks_exact(chunk_lines(&codes)).take(chunks).enumerate() {
             let a: [&[[i8; 4]; STEPS]; N] = std::array::from_fn(|t| &a[t][chunk]);
-            if N == 1 {
+            if N == 1 && const { far(&C::CODES) } {
                 for line in &lines[..chunk_lines(&codes)] {
                     isa.prefetch(&line.0, AHEAD);
                 }
