@@ -10,6 +10,7 @@ use tritlab_model::gguf::{Gguf, Value};
 use tritlab_model::hugging_face::Folder;
 use tritlab_model::quantize::{self, Fallback, Recipe};
 use tritlab_model::source::i2_s_order;
+use tritlab_model::tensors::Source;
 use tritlab_model::{Config, convert as converter};
 
 use crate::callback::Progress;
@@ -128,7 +129,13 @@ pub(crate) fn convert(
 }
 
 #[derive(IntoPyObject)]
-pub(crate) struct FolderTensor<'py> {
+pub(crate) struct FolderInfo<'py> {
+    tensors: Vec<FolderTensor<'py>>,
+    cache: CacheSize,
+}
+
+#[derive(IntoPyObject)]
+struct FolderTensor<'py> {
     name: String,
     shape: Bound<'py, PyTuple>,
     #[pyo3(item("type"))]
@@ -138,15 +145,17 @@ pub(crate) struct FolderTensor<'py> {
 
 /// Read the tensor tables of a Hugging Face folder, not its weights; check its config.json.
 #[pyfunction]
-pub(crate) fn inspect_folder(py: Python<'_>, path: PathBuf) -> PyResult<Vec<FolderTensor<'_>>> {
+pub(crate) fn inspect_folder(py: Python<'_>, path: PathBuf) -> PyResult<FolderInfo<'_>> {
     let folder = py.detach(|| Folder::open(&path)).or_raise()?;
-    folder
+    let config = folder.config().or_raise()?;
+    let tensors = folder
         .tensors()
         .map(|(name, kind, shape, nbytes)| {
             let shape = PyTuple::new(py, shape)?;
             Ok(FolderTensor { name: name.to_owned(), shape, kind, nbytes })
         })
-        .collect()
+        .collect::<PyResult<_>>()?;
+    Ok(FolderInfo { tensors, cache: CacheSize::of(&config) })
 }
 
 #[derive(IntoPyObject)]
@@ -162,6 +171,13 @@ struct CacheSize {
     context: usize,
     f32: usize,
     f16: usize,
+}
+
+impl CacheSize {
+    fn of(config: &Config) -> Self {
+        let of = |ty| config.cache_bytes(config.context, ty);
+        CacheSize { context: config.context, f32: of(CacheType::F32), f16: of(CacheType::F16) }
+    }
 }
 
 #[derive(IntoPyObject)]
@@ -195,10 +211,7 @@ pub(crate) fn inspect_gguf(py: Python<'_>, path: PathBuf) -> PyResult<GgufInfo<'
             })
         })
         .collect::<PyResult<_>>()?;
-    let cache = Config::from_gguf(&gguf).ok().map(|config| {
-        let of = |ty| config.cache_bytes(config.context, ty);
-        CacheSize { context: config.context, f32: of(CacheType::F32), f16: of(CacheType::F16) }
-    });
+    let cache = Config::from_gguf(&gguf).ok().map(|config| CacheSize::of(&config));
     Ok(GgufInfo { version: gguf.version(), metadata, tensors, cache })
 }
 

@@ -61,7 +61,7 @@ impl From<Difference> for Found {
     }
 }
 
-/// Compare the weights of two models by value: GGUF files or Hugging Face folders, in any packing.
+/// Compare the weights of two models by value: GGUF files or folders, in any packing.
 ///
 /// `rtol` allows |a - b| <= rtol * max(|a|, |b|). `tritlab.verify` is the friendlier form.
 #[pyfunction]
@@ -85,7 +85,7 @@ pub(crate) fn verify_models(
     Ok(VerifyReport { tensors: report.tensors, weights: report.weights, difference })
 }
 
-/// The first weight that two matrices of one shape do not share: (row, col, first, second), or `None`.
+/// First weight that two matrices do not share: (row, col, first, second), or `None`.
 #[pyfunction]
 #[pyo3(signature = (first, second, *, rtol=0.0))]
 pub(crate) fn verify_matrices(

@@ -330,9 +330,7 @@ class Imatrix:
         return {"blk.0.attn_q.weight": np.ones(576, np.float32)}
 
 
-def quantize_gguf(
-    src, dst, format, *, head=None, fallback=None, imatrix=None, progress=None
-):
+def quantize_gguf(src, dst, format, *, head=None, fallback=None, imatrix=None, progress=None):
     if imatrix is not None and Path(imatrix).read_bytes() != b"GGUF imatrix":
         raise ModelError("the importance matrix: general.type")
     Path(dst).write_bytes(b"GGUF")
@@ -354,7 +352,27 @@ def convert(src, dst, *, progress=None):
 
 
 def inspect_folder(path):
-    return [{"name": "lm_head.weight", "shape": (4, 2), "type": "F32", "nbytes": 32}]
+    tensor = {"name": "lm_head.weight", "shape": (4, 2), "type": "F32", "nbytes": 32}
+    return {"tensors": [tensor], "cache": {"context": 64, "f32": 1024, "f16": 512}}
+
+
+def verify_models(first, second, *, rtol=0.0, i2_s="I2_S", progress=None):
+    same = Path(first).read_bytes() == Path(second).read_bytes()
+    found = {
+        "kind": "value",
+        "tensor": "blk.0.attn_q.weight",
+        "row": 1,
+        "col": 2,
+        "first": 0.5,
+        "second": 0.0,
+        "types": ("I2_S", "TQ2_0"),
+        "shapes": None,
+    }
+    return {"tensors": 2, "weights": 64, "difference": None if same else found}
+
+
+def verify_matrices(first, second, *, rtol=0.0):
+    raise NotImplementedError
 
 
 def inspect_gguf(path):

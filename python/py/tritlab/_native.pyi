@@ -18,7 +18,7 @@ from tritlab._types import (
     ConvertReport,
     Evaluation,
     FieldFacts,
-    FolderTensor,
+    FolderInfo,
     FormatInfo,
     GgufInfo,
     KernelInfo,
@@ -600,6 +600,7 @@ class Imatrix:
     @property
     def chunk_size(self) -> int:
         """Tokens per window."""
+
 def project(
     weights: npt.NDArray[np.float32],
     projection: str = "absmean",
@@ -659,6 +660,7 @@ def explain_gguf(
     path: str | PathLike[str], tensor: str, row: int = 0, block: int = 0
 ) -> Explanation:
     """Explain a block of a tensor of a GGUF file."""
+
 def convert(
     src: str | PathLike[str],
     dst: str | PathLike[str],
@@ -673,7 +675,7 @@ def convert(
     tensors that are not exact: scales that no inverse equals.
     """
 
-def inspect_folder(path: str | PathLike[str]) -> list[FolderTensor]:
+def inspect_folder(path: str | PathLike[str]) -> FolderInfo:
     """Read the tensor tables of a Hugging Face folder, not its weights; check its config.json."""
 
 def inspect_gguf(path: str | PathLike[str]) -> GgufInfo:
@@ -710,7 +712,7 @@ def verify_models(
     i2_s: str = "I2_S",
     progress: Progress | None = None,
 ) -> VerifyReport:
-    """Compare the weights of two models by value: GGUF files or Hugging Face folders, in any packing.
+    """Compare the weights of two models by value: GGUF files or folders, in any packing.
 
     `rtol` allows |a - b| <= rtol * max(|a|, |b|). `tritlab.verify` is the friendlier form.
     """
@@ -718,4 +720,4 @@ def verify_models(
 def verify_matrices(
     first: Matrix, second: Matrix, *, rtol: float = 0.0
 ) -> tuple[int, int, float, float] | None:
-    """The first weight that two matrices of one shape do not share: (row, col, first, second), or `None`."""
+    """First weight that two matrices do not share: (row, col, first, second), or `None`."""

@@ -162,6 +162,8 @@ class TypeShare(TypedDict):
     tensors: int
     weights: int
     bytes: int
+
+
 class FolderTensor(TypedDict):
     """One tensor of a Hugging Face folder."""
 
@@ -169,6 +171,13 @@ class FolderTensor(TypedDict):
     shape: tuple[int, ...]
     type: str
     nbytes: int
+
+
+class FolderInfo(TypedDict):
+    """What a Hugging Face folder holds."""
+
+    tensors: list[FolderTensor]
+    cache: CacheSize
 
 
 class ConvertReport(TypedDict):

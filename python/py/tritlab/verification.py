@@ -46,9 +46,11 @@ class Difference:
             return f"{where}: {self.kind}"
         types = self.types or ("", "")
         first, second = (
-            f"{value!r} ({kind})" for value, kind in zip((self.first, self.second), types, strict=True)
+            f"{value!r} ({kind})"
+            for value, kind in zip((self.first, self.second), types, strict=True)
         )
-        return f"{where}, row {self.row}, column {self.col}: {first} in the first, {second} in the second"
+        place = f"{where}, row {self.row}, column {self.col}"
+        return f"{place}: {first} in the first, {second} in the second"
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,13 @@ def verify(
     i2_s: str = "I2_S",
     progress: Progress | None = None,
 ) -> Verification:
-    """Say whether two models or two matrices hold the same weights, or what the first difference is.
+    """Say whether two models or matrices hold the same weights, or what the first difference is.
 
-    Models are GGUF files, Hugging Face folders or packaged names; matrices are `Matrix` (any format;
-    `Matrix.from_bytes` reads other projects' packings) or float32 [rows, cols]. Weights are compared
-    as numbers. `rtol` allows |a - b| <= rtol · max(|a|, |b|), for scales that another packing had to
-    round; a zero is only ever a zero. `i2_s` is the order of I2_S codes, as in `Model.load`.
+    Models are GGUF files, Hugging Face folders or packaged names; matrices are `Matrix` (in any
+    format; `Matrix.from_bytes` reads other projects' packings) or float32 [rows, cols]. Weights are
+    compared as numbers. `rtol` allows |a - b| <= rtol · max(|a|, |b|), for scales that another
+    packing had to round; a zero is only ever a zero. `i2_s` is the order of I2_S codes, as in
+    `Model.load`.
 
     `ShapeError` for matrices of two shapes, `TypeError` for a model beside a matrix.
     """

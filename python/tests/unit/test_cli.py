@@ -268,6 +268,20 @@ def test_packaged_model_is_found_without_its_imports(fake, tmp_path, monkeypatch
     assert _models.resolve("SmolLM2") == package / "model.gguf"
 
 
+def test_verify(run, model, tmp_path):
+    got = run("verify", model, model)
+    assert (got.exit_code, got.stdout) == (0, "the same: 2 tensors, 64 weights\n")
+    other = tmp_path / "other.gguf"
+    other.write_bytes(b"GGUF other")
+    got = run("verify", model, other)
+    assert got.exit_code == 1
+    assert got.stdout == (
+        "different: tensor blk.0.attn_q.weight, row 1, column 2: "
+        "0.5 (I2_S) in the first, 0.0 (TQ2_0) in the second\n"
+    )
+    assert json.loads(run("verify", model, other, "--json").stdout)["difference"]["col"] == 2
+
+
 def test_a_model_in_several_packages_is_joined_once(fake, tmp_path, monkeypatch):
     import hashlib
 

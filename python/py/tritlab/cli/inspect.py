@@ -38,7 +38,7 @@ def inspect(
     info: dict[str, Any]
     if path.is_dir():
         found = _native.inspect_folder(path)
-        info = {"metadata": parse((path / "config.json").read_text()), "tensors": found}
+        info = {"metadata": parse((path / "config.json").read_text()), **found}
         kind = "Hugging Face folder"
     else:
         info = {**_native.inspect_gguf(path)}

@@ -18,7 +18,9 @@ def verify(
     second: ModelArgument,
     rtol: Annotated[
         float,
-        typer.Option("--rtol", min=0.0, metavar="X", help="Relative difference that scales may have."),
+        typer.Option(
+            "--rtol", min=0.0, metavar="X", help="Relative difference that scales may have."
+        ),
     ] = 0.0,
     i2_s: Annotated[
         str,
@@ -31,8 +33,8 @@ def verify(
 ) -> None:
     """Say whether two models hold the same weights, in whatever files and packings.
 
-    Weights are compared as numbers: I2_S, TQ1_0, TQ2_0, base 3, packed safetensors, floats. Status 1
-    and the first tensor, row and column that differ, with both values, if they do not.
+    Weights are compared as numbers: I2_S, TQ1_0, TQ2_0, base 3, packed safetensors, floats. If they
+    do not: status 1, and the first tensor, row and column that differ, with both values.
 
     \b
     Examples:
