@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 import tritlab as tl
+from peers import RECORD
 from tritlab import _models
 
-RECORD = Path(__file__).resolve().parent.parent / "record"
 PROMPTS = [
     "Anne Elliot was",
     "The capital of France is",

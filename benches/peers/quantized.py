@@ -31,9 +31,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from peers import LlamaCpp, Worker, machine, smollm2
+from peers import RECORD, LlamaCpp, Worker, machine, smollm2
 
-RECORD = Path(__file__).resolve().parent.parent / "record"
 TEXT = Path(__file__).resolve().parents[2] / "experiments" / "data" / "persuasion-60k.txt"
 
 

@@ -23,15 +23,21 @@ pub(crate) enum Stop {
 }
 
 /// Python's keywords.
-pub(crate) struct Settings {
+pub(crate) struct Settings<'a> {
     pub(crate) max_tokens: usize,
-    pub(crate) sampling: Sampling,
+    pub(crate) temperature: f32,
+    pub(crate) top_k: usize,
+    pub(crate) top_p: f32,
+    pub(crate) min_p: f32,
+    pub(crate) repetition_penalty: f32,
+    pub(crate) repetition_window: usize,
+    pub(crate) seed: u64,
     pub(crate) stop: Option<Stop>,
     pub(crate) stop_tokens: Option<Vec<u32>>,
-    pub(crate) kv: String,
+    pub(crate) kv: &'a str,
 }
 
-impl Settings {
+impl Settings<'_> {
     pub(crate) fn request(self, model: &Model) -> PyResult<Request> {
         let vocab = model.n_vocab();
         let stop_ids = self.stop_tokens.unwrap_or_default();
@@ -42,7 +48,15 @@ impl Settings {
         }
         Ok(Request {
             max_tokens: self.max_tokens,
-            sampling: self.sampling,
+            sampling: Sampling {
+                temperature: self.temperature,
+                top_k: self.top_k,
+                top_p: self.top_p,
+                min_p: self.min_p,
+                repetition_penalty: self.repetition_penalty,
+                repetition_window: self.repetition_window,
+                seed: self.seed,
+            },
             context: model.context(),
             stop: match self.stop {
                 None => Vec::new(),
@@ -50,7 +64,7 @@ impl Settings {
                 Some(Stop::Several(stop)) => stop,
             },
             stop_ids,
-            cache_type: cache_type(&self.kv)?,
+            cache_type: cache_type(self.kv)?,
         })
     }
 }
@@ -109,7 +123,7 @@ impl TextStream {
     pub(crate) fn new(
         model: &Bound<'_, Model>,
         prompt: &Bound<'_, PyAny>,
-        settings: Settings,
+        settings: Settings<'_>,
     ) -> PyResult<Self> {
         let this = model.get();
         let request = settings.request(this)?;

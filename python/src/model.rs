@@ -9,7 +9,6 @@ use pyo3::types::{PyBool, PyDict, PyList, PyString, PyTuple};
 use tritlab_kernels::Format;
 use tritlab_model::capture::Captured;
 use tritlab_model::model::{Options, Role, TensorReport};
-use tritlab_model::sample::Sampling;
 use tritlab_model::source::i2_s_order;
 use tritlab_model::{Error, eval, speed};
 
@@ -377,7 +376,10 @@ impl Model {
         callback: Option<Py<PyAny>>,
     ) -> PyResult<String> {
         let py = slf.py();
-        let sampling = Sampling {
+        let stream = Self::stream(
+            slf,
+            prompt,
+            max_tokens,
             temperature,
             top_k,
             top_p,
@@ -385,9 +387,10 @@ impl Model {
             repetition_penalty,
             repetition_window,
             seed,
-        };
-        let settings = Settings { max_tokens, sampling, stop, stop_tokens, kv: kv.to_owned() };
-        let stream = TextStream::new(slf, prompt, settings)?;
+            stop,
+            stop_tokens,
+            kv,
+        )?;
         let mut text = String::new();
         while let Some(piece) = stream.next(py)? {
             text.push_str(&piece);
@@ -426,7 +429,8 @@ impl Model {
         stop_tokens: Option<Vec<u32>>,
         kv: &str,
     ) -> PyResult<TextStream> {
-        let sampling = Sampling {
+        let settings = Settings {
+            max_tokens,
             temperature,
             top_k,
             top_p,
@@ -434,8 +438,10 @@ impl Model {
             repetition_penalty,
             repetition_window,
             seed,
+            stop,
+            stop_tokens,
+            kv,
         };
-        let settings = Settings { max_tokens, sampling, stop, stop_tokens, kv: kv.to_owned() };
         TextStream::new(slf, prompt, settings)
     }
 
@@ -466,7 +472,8 @@ impl Model {
         kv: &str,
     ) -> PyResult<Vec<String>> {
         let (py, this) = (slf.py(), slf.get());
-        let sampling = Sampling {
+        let settings = Settings {
+            max_tokens,
             temperature,
             top_k,
             top_p,
@@ -474,8 +481,10 @@ impl Model {
             repetition_penalty,
             repetition_window,
             seed,
+            stop,
+            stop_tokens,
+            kv,
         };
-        let settings = Settings { max_tokens, sampling, stop, stop_tokens, kv: kv.to_owned() };
         let request = settings.request(this)?;
         let ids: Vec<_> = prompts.iter().map(|p| prompt_ids(this, p)).collect::<PyResult<_>>()?;
         // No function: it only looks for Ctrl-C.

@@ -2,25 +2,13 @@
 //! the patterns that a file can hold.
 
 use super::values::{Random, paint};
-use crate::format::{Format, Scales};
+use crate::format::{Field, Format, Holds, Scales};
 use crate::matrix::Matrix;
 
 /// Where a block keeps its f16 scales and minima, so that raw bytes can get finite ones.
-pub fn f16_places(format: Format) -> &'static [usize] {
-    use Format as F;
-    match format {
-        F::Q4_0 | F::Q5_0 | F::Q8_0 | F::IQ4_NL => &[0],
-        F::TERNARY_G32 | F::TERNARY_G64 | F::TERNARY_G128 | F::TERNARY_G256 => &[0],
-        F::Q4_1 | F::Q5_1 | F::Q4_K | F::Q5_K => &[0, 2],
-        F::Q2_K => &[80, 82],
-        F::Q3_K => &[108],
-        F::Q6_K => &[208],
-        F::TQ1_0 => &[52],
-        F::TQ2_0 => &[64],
-        F::F32 | F::F16 | F::BF16 => &[],
-        F::TERNARY | F::TERNARY_ROW | F::TERNARY_B3 | F::TERNARY_B3_ROW => &[],
-        F::SIGN | F::SIGN_ROW => &[],
-    }
+pub fn f16_places(format: Format) -> impl Iterator<Item = usize> {
+    let f16 = |f: &&Field| matches!(f.holds, Holds::Scale | Holds::Min | Holds::Lowest);
+    format.info().fields.iter().filter(f16).map(|f| f.at)
 }
 
 /// f16 bits that scales can have: normal, negative, zero, subnormal, largest.
@@ -45,7 +33,7 @@ pub fn make_finite(format: Format, bytes: &mut [u8]) {
         }
     };
     for block in bytes.chunks_exact_mut(format.info().bytes) {
-        for &at in f16_places(format) {
+        for at in f16_places(format) {
             tame_f16(&mut block[at + 1]);
         }
         match format {
@@ -91,7 +79,7 @@ pub fn raw_matrix(
 ) -> Matrix<'static> {
     let mut bytes: Vec<u8> = (0..byte_count(format, rows, cols)).map(&mut code).collect();
     for (i, block) in bytes.chunks_exact_mut(format.info().bytes).enumerate() {
-        for &at in f16_places(format) {
+        for at in f16_places(format) {
             block[at..at + 2].copy_from_slice(&scale(i).to_le_bytes());
         }
         // The upper byte holds sign and exponent. Clearing one exponent bit keeps elements finite, and
@@ -157,7 +145,7 @@ pub fn every_byte(format: Format, rows: usize, cols: usize, seed: u64) -> Matrix
         }
     }
     for block in bytes.chunks_exact_mut(size) {
-        for &at in f16_places(format) {
+        for at in f16_places(format) {
             block[at..at + 2].copy_from_slice(&F16_SCALES[0].to_le_bytes());
         }
     }

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import gc
 import os
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -74,26 +72,6 @@ def test_a_stream_works_as_it_is_read(smollm2):
     gc.collect()
     if before:
         assert len(os.listdir("/proc/self/task")) <= before
-
-
-@pytest.mark.parametrize(
-    "work",
-    [
-        lambda model: list(model.stream("Once", max_tokens=2000)),
-        lambda model: model.generate_batch(["Once"] * 4, max_tokens=2000),
-    ],
-    ids=["stream", "batch"],
-)
-def test_ctrl_c_ends_it(smollm2, work):
-    def interrupted():
-        threading.Timer(0.3, _thread.interrupt_main).start()
-        work(smollm2)
-        time.sleep(10)  # should the work be quicker than the signal
-
-    start = time.perf_counter()
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert time.perf_counter() - start < 8
 
 
 def test_streams_in_threads_do_not_mix(spelled):

@@ -70,10 +70,12 @@ def test_a_callback_may_stop_or_fail(smollm2):
     "work",
     [
         lambda model: model.generate("Once", max_tokens=2000),
+        lambda model: list(model.stream("Once", max_tokens=2000)),
+        lambda model: model.generate_batch(["Once"] * 4, max_tokens=2000),
         lambda model: model.evaluate(np.tile(model.tokenize(TEXT), 200), context=64),
         lambda model: model.bench(32, 1, 10_000),
     ],
-    ids=["generate", "evaluate", "bench"],
+    ids=["generate", "stream", "batch", "evaluate", "bench"],
 )
 def test_ctrl_c_ends_long_work(smollm2, work):
     def interrupted():

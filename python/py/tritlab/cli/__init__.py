@@ -3,39 +3,28 @@
 The modules that need NumPy load inside the commands: `tritlab --help` answers at once.
 """
 
-# In the order of `tritlab --help`; importing a command adds it.
-from tritlab.cli import (  # noqa: I001
-    compare,
-    perplexity,
-    generate,
-    chat,
-    inspect,
-    explain,
-    quantize,
-    convert,
-    verify,
-    imatrix,
-    bench,
-    rerun,
-)
+from importlib import import_module
+
 from tritlab.cli._app import app
 
 __all__ = ["app", "main"]
 
-_COMMANDS = (
-    compare,
-    perplexity,
-    generate,
-    chat,
-    inspect,
-    explain,
-    quantize,
-    convert,
-    verify,
-    imatrix,
-    bench,
-    rerun,
-)
+# In the order of `tritlab --help`; importing a command adds it.
+for _command in (
+    "compare",
+    "perplexity",
+    "generate",
+    "chat",
+    "inspect",
+    "explain",
+    "quantize",
+    "convert",
+    "verify",
+    "imatrix",
+    "bench",
+    "rerun",
+):
+    import_module(f"tritlab.cli.{_command}")
 
 
 def main() -> None:
