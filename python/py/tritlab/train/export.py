@@ -1,0 +1,145 @@
+"""A trained model as a Hugging Face folder that `tritlab.Model.load` and `transformers` read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+from torch import Tensor, nn
+
+from tritlab._files import write_atomic
+from tritlab._native import Ternary
+from tritlab.errors import TritlabError
+from tritlab.train.bitlinear import BitLinear
+from tritlab.train.quantizers import check_rule, round_weight
+
+Weights = Literal["packed", "master", "dense"]
+Dtype = Literal["float32", "float16"]
+
+
+def export(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    weights: Weights = "packed",
+    dtype: Dtype = "float32",
+    tokenizer: str | os.PathLike[str] | None = None,
+    config: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write `model` as config.json, model.safetensors and, if given, tokenizer.json; the folder.
+
+    `weights` says how BitLinear layers are stored:
+
+    - `packed`: codes, four to a byte, and `weight_scale`, float32 [1], that multiplies them
+      (`linear_class` autobitlinear, `quantization_mode` offline): what ran in training, exactly.
+      One scale per tensor, and rows that are a multiple of 4;
+    - `master`: the full-precision weights, made ternary again by whoever loads them (online). Only
+      for the rule absmean with one scale, which is the one that readers apply;
+    - `dense`: codes times scales as plain weights. Readers see ordinary linear layers: they will
+      not quantise activations.
+
+    All other tensors are in `dtype`. `config` is what config.json says of the model; by default it
+    is asked of `model.config` (`to_dict`, as `Decoder` and the models of `transformers` have it).
+    Tied output heads are left out. The folder appears whole or not at all.
+
+    Raises `TritlabError` for a layer that the form cannot hold and for numbers that are not finite.
+    """
+    check_rule("weights", weights, Weights)
+    check_rule("dtype", dtype, Dtype)
+    folder = Path(folder)
+    if folder.exists() and not overwrite:
+        raise TritlabError(f"{folder} exists; overwrite=True replaces it")
+    settings = _settings(model, config)
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, BitLinear)}
+    if layers and weights != "dense":
+        plain = [n for n, m in model.named_modules() if type(m) is nn.Linear]
+        settings["quantization_config"] = {
+            "quant_method": "bitnet",
+            "linear_class": "autobitlinear",
+            "quantization_mode": "offline" if weights == "packed" else "online",
+            "modules_to_not_convert": plain or None,
+        }
+    tensors: dict[str, npt.NDArray[Any]] = {}
+    for name, value in model.state_dict().items():
+        module = name.removesuffix(".weight")
+        if name == "lm_head.weight" and settings.get("tie_word_embeddings"):
+            continue
+        if module in layers:
+            tensors.update(_bitlinear(module, layers[module], weights, dtype))
+        else:
+            tensors[name] = _plain(name, value, dtype)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        scratch.chmod(0o755)
+        write_atomic(scratch / "config.json", json.dumps(settings, indent=2) + "\n")
+        write_atomic(scratch / "model.safetensors", save(tensors, {"format": "pt"}))
+        if tokenizer is not None:
+            shutil.copyfile(tokenizer, scratch / "tokenizer.json")
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.replace(folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return folder
+
+
+def _settings(model: nn.Module, config: dict[str, Any] | None) -> dict[str, Any]:
+    if config is not None:
+        return dict(config)
+    own: Any = getattr(model, "config", None)
+    if not hasattr(own, "to_dict"):
+        raise TritlabError(f"{type(model).__name__} has no config with to_dict(); give config=")
+    return dict(own.to_dict())
+
+
+def _bitlinear(
+    module: str, layer: BitLinear, weights: Weights, dtype: Dtype
+) -> dict[str, npt.NDArray[Any]]:
+    name = module + ".weight"
+    if weights == "dense":
+        rounded = round_weight(layer.weight.detach(), layer.weights, layer.group)
+        return {name: _plain(name, rounded, dtype)}
+    if layer.group is not None:
+        raise TritlabError(f"{module} has a scale per {layer.group} weights; export it as dense")
+    if layer.activations != "int8":
+        raise TritlabError(
+            f"{module} was trained with activations={layer.activations!r}, and BitNet's form means "
+            "int8; export it as dense"
+        )
+    if weights == "master":
+        if layer.weights != "absmean":
+            raise TritlabError(
+                f"{module} was trained with weights={layer.weights!r}, and readers of master "
+                "weights apply absmean; export it as packed"
+            )
+        return {name: _plain(name, layer.weight, "float32")}
+    if layer.out_features % 4:
+        raise TritlabError(f"{module} has {layer.out_features} rows, which are not packed by four")
+    codes, scale = (x.cpu().numpy() for x in layer.ternary())
+    if not np.isfinite(scale).all():
+        raise TritlabError(f"{name} has a scale of {scale.item()}")
+    packed, factor = Ternary(codes.astype(np.int8), scale.reshape(1)).pack("HF_PACKED")
+    rows, cols = codes.shape
+    return {
+        name: packed.reshape(rows // 4, cols),
+        module + ".weight_scale": np.array([factor], dtype=np.float32),
+    }
+
+
+def _plain(name: str, value: Tensor, dtype: str) -> npt.NDArray[Any]:
+    with np.errstate(over="ignore"):  # checked below
+        array = value.detach().cpu().float().numpy().astype(dtype)
+    if not np.isfinite(array).all():
+        raise TritlabError(f"{name} has numbers that are not finite in {dtype}")
+    return array

@@ -1,0 +1,223 @@
+"""The training loop: resumable, with a log that figures are made from."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from tritlab.errors import TritlabError
+from tritlab.train.bitlinear import set_blend
+from tritlab.train.optimizer import Optimizer, schedule
+from tritlab.train.windows import Windows
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything but the model and the data that a training depends on."""
+
+    steps: int
+    batch: int = 16
+    context: int = 512
+    muon_lr: float = 0.02
+    adam_lr: float = 3e-3
+    warmup: float = 0.05  # share of the steps
+    decay: float = 0.5  # share of the steps
+    blend_steps: int = 0  # BitLinear's λ rises from 0 to 1 over these
+    clip: float = 1.0  # norm of the gradient
+    seed: int = 0
+    bf16: bool = False  # matrix products in bfloat16; weights and optimiser stay float32
+    compile: bool = False  # torch.compile, which needs a C++ compiler
+    device: str = "cpu"
+
+
+class Trainer:
+    """Trains `model` on `windows`, leaving a log and checkpoints in `folder`.
+
+    Stopped and started again, it goes on from the last checkpoint, and comes to the same weights as
+    without the stop (same machine, same number of threads).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokens: npt.NDArray[Any],
+        config: TrainConfig,
+        folder: Path,
+        validation: npt.NDArray[Any] | None = None,
+    ) -> None:
+        self.config, self.folder, self.validation = config, folder, validation
+        self.model = model.to(config.device)
+        self.windows = Windows(tokens, config.context, config.batch, config.seed)
+        self.optimizer = Optimizer(self.model, config.muon_lr, config.adam_lr)
+        self.step = 0
+        self.log_path, self.checkpoint_path = folder / "log.jsonl", folder / "checkpoint.pt"
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint_path.exists():
+            self._resume()
+        else:
+            self.log_path.write_text("")
+
+    def run(
+        self,
+        *,
+        until: int | None = None,
+        log_every: int = 20,
+        validate_every: int = 250,
+        checkpoint_every: int = 100,
+        progress: bool = True,
+        label: str = "training",
+        position: int | None = None,
+    ) -> None:
+        """Train to the end, or until step `until`; checkpoints at both."""
+        c, end = self.config, min(self.config.steps, until or self.config.steps)
+        loss_of = torch.compile(self._loss) if c.compile else self._loss
+        losses: list[Tensor] = []
+        began = time.perf_counter()
+        bar = tqdm(
+            total=c.steps,
+            initial=self.step,
+            unit="step",
+            desc=label,
+            position=position,
+            disable=not progress,
+        )
+        with bar:
+            while self.step < end:
+                if c.blend_steps:
+                    set_blend(self.model, min(1.0, self.step / c.blend_steps))
+                inputs, targets = (x.to(c.device) for x in self.windows.batch_at(self.step))
+                loss = loss_of(inputs, targets)
+                loss.backward()
+                nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
+                factor = schedule(self.step, c.steps, c.warmup, c.decay)
+                self.optimizer.step(factor)
+                self.step += 1
+                losses.append(loss.detach())
+                bar.update(1)
+                if self.step % log_every == 0 or self.step == end:
+                    mean = torch.stack(losses).mean().item()
+                    if not math.isfinite(mean):
+                        raise TritlabError(
+                            f"the loss is {mean} at step {self.step}; see {self.log_path}"
+                        )
+                    spent = time.perf_counter() - began
+                    rate = len(losses) * c.batch * c.context / spent
+                    row = {
+                        "step": self.step,
+                        "loss": mean,
+                        "factor": factor,
+                        "tokens_per_second": rate,
+                    }
+                    if self.validation is not None and (
+                        self.step % validate_every == 0 or self.step == end
+                    ):
+                        row["validation"] = self.validate()
+                    self._log(row)
+                    bar.set_postfix_str(f"loss {mean:.3f}, {rate:,.0f} tok/s")
+                    losses, began = [], time.perf_counter()
+                if self.step % checkpoint_every == 0 or self.step == end:
+                    self._save()
+
+    def validate(self) -> float:
+        """Mean loss on the validation tokens, nats per token."""
+        assert self.validation is not None
+        c = self.config
+        return cross_entropy(self.model, self.validation, c.context, bf16=c.bf16)
+
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        with _precision(self.config.device, self.config.bf16):
+            logits = self.model(inputs)
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+    def _log(self, row: dict[str, float]) -> None:
+        with self.log_path.open("a") as log:
+            log.write(json.dumps(row) + "\n")
+
+    def _save(self) -> None:
+        temporary = self.checkpoint_path.with_suffix(".tmp")
+        state = {
+            "step": self.step,
+            "config": asdict(self.config),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        torch.save(state, temporary)
+        os.replace(temporary, self.checkpoint_path)
+
+    def _resume(self) -> None:
+        state = torch.load(self.checkpoint_path, map_location=self.config.device, weights_only=True)
+        if state["config"] != asdict(self.config):
+            changed = {
+                key: (old, new)
+                for key, new in asdict(self.config).items()
+                if (old := state["config"].get(key)) != new
+            }
+            raise TritlabError(
+                f"{self.checkpoint_path} is of another training: {changed} (theirs, ours); "
+                "remove it to start again"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        # Rows after the checkpoint are of steps that will be done again.
+        rows = [line for line in self.log_path.read_text().splitlines(True) if line.endswith("\n")]
+        kept = [row for row in rows if json.loads(row)["step"] <= self.step]
+        self.log_path.write_text("".join(kept))
+
+
+@torch.no_grad()
+def cross_entropy(
+    model: nn.Module,
+    tokens: npt.NDArray[Any],
+    context: int,
+    *,
+    batch: int = 16,
+    bf16: bool = False,
+    each: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+) -> float:
+    """Mean loss in nats per token over windows of `context` tokens that do not overlap.
+
+    `each` is called with inputs int64 [batch, time], logits float32 [batch, time, vocabulary] and
+    targets int64 [batch, time].
+    """
+    device = next(model.parameters()).device.type
+    total, count = 0.0, 0
+    for inputs, targets in _in_order(tokens, context, batch):
+        with _precision(device, bf16):
+            logits = model(inputs.to(device)).float().cpu()
+        total += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
+        count += targets.numel()
+        if each is not None:
+            each(inputs, logits, targets)
+    return total / count
+
+
+def _in_order(
+    tokens: npt.NDArray[Any], context: int, batch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    stream = torch.from_numpy(tokens.astype("int64"))
+    count = (len(stream) - 1) // context
+    if count < 1:
+        raise TritlabError(f"{len(tokens)} tokens are fewer than one window of {context}")
+    inputs = stream[: count * context].view(count, context)
+    targets = stream[1 : count * context + 1].view(count, context)
+    yield from zip(inputs.split(batch), targets.split(batch), strict=True)
+
+
+def _precision(device: str, bf16: bool) -> contextlib.AbstractContextManager[Any]:
+    if not bf16:
+        return contextlib.nullcontext()
+    return torch.autocast(device, dtype=torch.bfloat16)

@@ -1,0 +1,133 @@
+"""What is trained is what runs: torch models, exported, answer the same in tritlab."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import tritlab as tl
+from tritlab import train
+
+
+def compare(torch, model, loaded, stream):
+    """(relative difference of cross-entropy, share of positions with the same argmax)."""
+    theirs = ours = same = count = 0
+
+    def each(inputs, logits, targets):
+        nonlocal theirs, ours, same, count
+        for ids, theirs_here, next_ids in zip(inputs, logits, targets, strict=True):
+            ours_here = torch.from_numpy(loaded.logits(ids.numpy().astype(np.int32)))
+            theirs += torch.nn.functional.cross_entropy(
+                theirs_here, next_ids, reduction="sum"
+            ).item()
+            ours += torch.nn.functional.cross_entropy(ours_here, next_ids, reduction="sum").item()
+            same += int((theirs_here.argmax(-1) == ours_here.argmax(-1)).sum())
+            count += len(ids)
+
+    train.cross_entropy(model, stream, 64, each=each)
+    return abs(ours / theirs - 1), same / count
+
+
+@pytest.mark.parametrize("act", ["silu", "relu2"])
+@pytest.mark.parametrize("weights", ["packed", "master"])
+def test_bitlinear_round_trip(torch, decoder, stream, tmp_path, weights, act):
+    model = decoder(hidden_act=act)
+    loaded = tl.Model.load(train.export(model, tmp_path / "m", weights=weights))
+    difference, same = compare(torch, model, loaded, stream)
+    assert difference < 1e-4
+    assert same > 0.999
+
+
+def test_packed_master_and_gguf_are_one_model(decoder, stream, tmp_path):
+    model = decoder(hidden_size=256, intermediate_size=256)
+    packed = train.export(model, tmp_path / "packed")
+    master = train.export(model, tmp_path / "master", weights="master")
+    tl.convert(packed, tmp_path / "m.gguf")
+    ids = stream[:48].astype(np.int32)
+    prints = {tl.Model.load(p).fingerprint(ids) for p in (packed, master, tmp_path / "m.gguf")}
+    assert len(prints) == 1
+    assert tl.verify(packed, tmp_path / "m.gguf").same
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_plain_model_round_trip(torch, decoder, stream, tmp_path, dtype):
+    model = decoder(None)
+    if dtype == "float16":
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(parameter.half())
+    loaded = tl.Model.load(train.export(model, tmp_path / "m", dtype=dtype))
+    difference, same = compare(torch, model, loaded, stream)
+    assert difference < 1e-5
+    assert same > 0.999
+
+
+@pytest.mark.parametrize("options", [{"group": 16}, {"weights": "twn"}, {"activations": None}])
+def test_dense_holds_every_rule(torch, decoder, stream, tmp_path, options):
+    model = decoder({"activations": None, **options})
+    loaded = tl.Model.load(train.export(model, tmp_path / "m", weights="dense"))
+    difference, same = compare(torch, model, loaded, stream)
+    assert difference < 1e-5
+    assert same > 0.999
+
+
+@pytest.mark.parametrize("rule", ["twn", "sign", "centred_sign"])
+def test_packed_holds_other_rules_with_one_scale(torch, decoder, stream, tmp_path, rule):
+    model = decoder({"weights": rule})
+    loaded = tl.Model.load(train.export(model, tmp_path / "m"))
+    difference, same = compare(torch, model, loaded, stream)
+    assert difference < 1e-4
+    assert same > 0.999
+
+
+@pytest.mark.parametrize(
+    ("layers", "options", "message"),
+    [
+        ({"group": 16}, {}, "q_proj has a scale per 16 weights; export it as dense"),
+        ({"activations": "int4"}, {}, "activations='int4', and BitNet's form means int8"),
+        ({"weights": "twn"}, {"weights": "master"}, "weights='twn', and readers of master weights"),
+        ({}, {"weights": "q4"}, "weights='q4' is none of packed, master, dense"),
+        ({}, {"dtype": "int8"}, "dtype='int8' is none of float32, float16"),
+    ],
+)
+def test_what_a_form_cannot_hold_is_an_error(decoder, tmp_path, layers, options, message):
+    with pytest.raises(tl.TritlabError, match=message):
+        train.export(decoder(layers), tmp_path / "m", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_that_are_not_finite_are_an_error(torch, decoder, tmp_path):
+    model = decoder()
+    with torch.no_grad():
+        model.model["norm"].weight[3] = 1e6
+    with pytest.raises(
+        tl.TritlabError, match=r"model\.norm\.weight has numbers that are not finite"
+    ):
+        train.export(model, tmp_path / "m", dtype="float16")
+    with torch.no_grad():
+        model.model["layers"][0].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(tl.TritlabError, match=r"up_proj\.weight"):
+        train.export(model, tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_exists_is_kept_unless_told(decoder, tmp_path):
+    model = decoder()
+    folder = train.export(model, tmp_path / "m")
+    (folder / "mine.txt").write_text("kept")
+    with pytest.raises(tl.TritlabError, match="exists; overwrite=True replaces it"):
+        train.export(model, folder)
+    assert (folder / "mine.txt").exists()
+    train.export(model, folder, overwrite=True)
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["quantization_config"]["quantization_mode"] == "offline"
+
+
+def test_a_model_without_config_is_an_error(torch, tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    train.replace_linear(model)
+    with pytest.raises(tl.TritlabError, match="has no config"):
+        train.export(model, tmp_path / "m")
