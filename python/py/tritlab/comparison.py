@@ -20,9 +20,11 @@ from tritlab._files import to_json, write_atomic
 from tritlab._native import FormatError, Model, ShapeError
 from tritlab._progress import Quiet, Reporter, Tqdm
 from tritlab.evaluation import Corpus, Measured, Slice, Text, cut, measure
+from tritlab.paired import Difference, difference
 from tritlab.statistics import Estimate, Quality, median_mad
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -180,6 +182,39 @@ class Comparison:
             {"format": row.label, **record} for row in self.rows for record in row.quality.records()
         ]
 
+    def paired(
+        self, a: str, b: str, *, documents: npt.NDArray[np.int64] | None = None
+    ) -> Difference:
+        """Mean negative log-likelihood of row `a` minus row `b`, nats per token, with its interval.
+
+        The rows scored the same tokens. `documents` gives the document of every token of the text,
+        int [n]; without it, windows are the clusters that the bootstrap draws.
+        """
+        rows = {row.label: row for row in self.rows}
+        for label in (a, b):
+            if label not in rows:
+                raise FormatError(f"no row {label!r}; there are: {', '.join(rows)}")
+        position = np.asarray(rows[a].arrays["position"])
+        clusters = position // self.settings["context"] if documents is None else None
+        if documents is not None:
+            if len(documents) <= int(position.max(initial=-1)):
+                raise ShapeError(
+                    f"documents has {len(documents)} entries, and token {int(position.max())} "
+                    "was scored"
+                )
+            clusters = np.asarray(documents)[position]
+        assert clusters is not None
+        return difference(rows[a].arrays["nll"], rows[b].arrays["nll"], clusters)
+
+    def differences(self) -> list[dict[str, Any]]:
+        """Every pair of rows, tidy: `a`, `b`, and the fields of `paired.Difference`."""
+        labels = [row.label for row in self.rows]
+        return [
+            {"a": a, "b": b, **self.paired(a, b).record()}
+            for i, b in enumerate(labels)
+            for a in labels[i + 1 :]
+        ]
+
     def to_pandas(self) -> pd.DataFrame:
         """Return `records` as a DataFrame indexed by format (needs the extra `frames`)."""
         try:
@@ -234,6 +269,7 @@ class Comparison:
             "records": self.records,
             "impossible": self.impossible,
             "statistics": self.statistics(),
+            "differences": self.differences(),
             "samples": [
                 {
                     "format": row.label,

@@ -159,10 +159,30 @@ def footnotes(comparison: Comparison) -> list[str]:
         f"{comparison.machine['backend']}; memory read at {comparison.bandwidth / 1e9:.1f} GB/s "
         "here, the limit of decode.",
     ]
+    lines += pairs_sentence(comparison)
     seen = dict.fromkeys(row.note for row in comparison.rows if row.note and not row.is_reference)
     lines += [f"* {note}." for note in seen]
     lines += [f"† {label}: {reason}." for label, reason in comparison.impossible.items()]
     return lines
+
+
+def pairs_sentence(comparison: Comparison) -> list[str]:
+    """Pairs of rows whose perplexities this text cannot tell apart."""
+    from tritlab.paired import FEW
+
+    found = comparison.differences()
+    if not found:
+        return []
+    if found[0]["clusters"] < FEW:
+        return [
+            f"The text has {found[0]['clusters']} windows, fewer than the {FEW} that a paired test "
+            "of two rows needs."
+        ]
+    alike = [f"{d['a']} and {d['b']}" for d in found if not d["distinguishable"]]
+    method = f"paired, {found[0]['level']:.0%} interval, bootstrap over windows"
+    if not alike:
+        return [f"All pairs of rows differ in perplexity ({method})."]
+    return [f"Not distinguishable in perplexity ({method}): {'; '.join(alike)}."]
 
 
 def reference_sentence(comparison: Comparison) -> str:
