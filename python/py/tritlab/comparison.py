@@ -22,6 +22,7 @@ from tritlab._progress import Quiet, Reporter, Tqdm
 from tritlab.evaluation import Corpus, Measured, Slice, Text, cut, measure
 from tritlab.paired import Difference, difference
 from tritlab.statistics import Estimate, Quality, median_mad
+from tritlab.tokens import worst
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -76,6 +77,8 @@ class Row:
     receipt: dict[str, Any]
     arrays: dict[str, Any] = field(repr=False)
     tensors: list[TensorInfo] = field(repr=False)
+    worst: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    """Tokens with the largest KL divergence, in their text: see `tokens.worst`."""
 
     @property
     def kl(self) -> Estimate:
@@ -280,6 +283,7 @@ class Comparison:
                 for row in self.rows
             ],
             "tensors": {row.label: row.tensors for row in self.rows},
+            "worst_tokens": {row.label: row.worst for row in self.rows},
             "receipts": [row.receipt for row in self.rows],
         }
 
@@ -568,6 +572,7 @@ class _Run:
             ),
             arrays=dict(measured.arrays),
             tensors=tensors,
+            worst=[] if self.corpus.text is None else worst(model, self.part.ids, measured.arrays),
         )
 
 

@@ -217,3 +217,49 @@ def test_head_is_in_the_receipts(fake, model, text):
         (None, None),  # the reference keeps the file's own head
         ("Q8_0", None),
     ]
+
+
+def test_worst_tokens_are_those_of_largest_kl_in_their_text(comparison):
+    assert comparison.rows[0].worst == []
+    row = comparison.rows[2]
+    kl = row.arrays["kl"]
+    assert [t["kl"] for t in row.worst] == sorted(kl, reverse=True)[:10]
+    first = row.worst[0]
+    at = int(np.argmax(kl))
+    assert first["position"] == row.arrays["position"][at]
+    assert first["p"] == row.arrays["ref_p"][at]
+    assert first["q"] == row.arrays["p"][at]
+    assert comparison.to_dict()["worst_tokens"]["Q4_0"] == row.worst
+
+
+def test_worst_tokens_show_the_text_before_them(fake):
+    import importlib
+
+    tokens = importlib.import_module("tritlab.tokens")
+
+    class Letters:
+        def detokenize(self, ids):
+            return "".join(chr(i) for i in ids)
+
+    ids = np.array([ord(c) for c in "abcdef"], np.int32)
+    found = {
+        "position": np.array([3, 4, 5]),
+        "kl": np.array([0.1, 0.7, 0.7]),
+        "p": np.array([0.5, 0.25, 0.125]),
+        "ref_p": np.array([0.1, 0.2, 0.3]),
+    }
+    got = tokens.worst(Letters(), ids, found, count=2, before=2)
+    assert [(t["context"], t["token"], t["p"], t["q"]) for t in got] == [
+        ("cd", "e", 0.2, 0.25),
+        ("de", "f", 0.3, 0.125),
+    ]
+    assert tokens.worst(Letters(), ids, {"position": found["position"]}) == []
+
+
+def test_worst_tokens_in_the_report_are_escaped(fake, comparison):
+    from tritlab.report.html import page
+
+    comparison.rows[1].worst[0]["context"] = "<script>x</script>"
+    html = page(comparison, {})
+    assert "&lt;script&gt;" in html
+    assert "<script>x" not in html

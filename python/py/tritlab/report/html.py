@@ -56,6 +56,7 @@ dt{color:#555}dd{margin:0;overflow-wrap:anywhere}code,pre{
 font-family:ui-monospace,"DejaVu Sans Mono",monospace;font-size:.85em}
 pre{background:#f6f6f6;padding:.8rem;overflow-x:auto}
 details{margin:.4rem 0}summary{cursor:pointer}
+td.text{white-space:normal;min-width:18rem}mark{background:#fde68a}
 """
 
 
@@ -80,6 +81,7 @@ def page(comparison: Comparison, images: dict[str, bytes]) -> str:
         *[f"<p>{escape(line)}</p>" for line in reading(c)],
         "<h2>Figures</h2>",
         *[_figure(name, data) for name, data in images.items()],
+        *_worst(c),
         "<h2>How it was made</h2>",
         _facts(c),
         "<h2>Receipts</h2>",
@@ -149,6 +151,31 @@ def _figure(name: str, data: bytes) -> str:
         f'<figure{narrow}><img alt="{escape(caption)}" src="data:image/png;base64,{encoded}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def _worst(comparison: Comparison) -> list[str]:
+    """Where each row is furthest from the reference, folded away."""
+    rows = [row for row in comparison.rows if row.worst]
+    if not rows:
+        return []
+    parts = [
+        "<h2>Worst tokens</h2>",
+        "<p>Where the predictions differ most from the reference's: the text before, the token "
+        "that came, its probability for the reference and for the row, and the KL divergence of "
+        "the two predictions.</p>",
+    ]
+    for row in rows:
+        lines = "".join(
+            f"<tr><td class='text'>…{escape(t['context'])}<mark>{escape(t['token'])}</mark></td>"
+            f"<td>{t['p']:.3f}</td><td>{t['q']:.3f}</td><td>{t['kl']:.3g}</td></tr>"
+            for t in row.worst
+        )
+        parts.append(
+            f"<details><summary>{escape(row.label)}</summary><div class='scroll'><table><thead><tr>"
+            f"<th>text and token</th><th>reference</th><th>{escape(row.label)}</th>"
+            f"<th>KL, nats</th></tr></thead><tbody>{lines}</tbody></table></div></details>"
+        )
+    return parts
 
 
 def _facts(comparison: Comparison) -> str:
