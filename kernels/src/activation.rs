@@ -46,7 +46,7 @@ pub struct Acts {
 }
 
 impl Acts {
-    /// Quantises `x`, row-major [n][cols], on the current backend.
+    /// Quantises `x`, row-major `[n][cols]`, on the current backend.
     ///
     /// # Errors
     /// A wrong length; an activation that is NaN or infinite (which would otherwise become a silent

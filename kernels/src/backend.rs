@@ -141,7 +141,7 @@ impl Ops {
     }
 
     /// `out = W x` for quantised activations, on this backend and this thread alone: what tests and
-    /// benches of a kernel call. `out` is [n][rows].
+    /// benches of a kernel call. `out` is `[n][rows]`.
     ///
     /// # Panics
     /// If shapes or groupings do not fit.
@@ -235,7 +235,7 @@ impl Ops {
         (self.rope)(x, cos, sin);
     }
 
-    /// One query head (`q`, [dim]) over positions `range` of one key-value head; definition:
+    /// One query head (`q`, `[dim]`) over positions `range` of one key-value head; definition:
     /// [`oracle::attention`]. `scores` is scratch.
     ///
     /// # Panics

@@ -11,7 +11,7 @@
 //! kernels, the oracle) is written once over it. Dense formats (F32, F16, BF16) are a scalar
 //! conversion.
 //!
-//! To add a format: write `format/<name>.rs` with one [`Info`], and add one line to [`formats!`].
+//! To add a format: write `format/<name>.rs` with one [`Info`], and add one line to `formats!`.
 //! Bytes on disk never depend on the CPU.
 //!
 //! A page per format, made from its file, its description and measurements, is in `kernels/docs/formats`;

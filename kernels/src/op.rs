@@ -1,4 +1,4 @@
-//! The operations, each written once over [`Isa`](crate::isa::Isa) (and, for products, over the format),
+//! The operations, each written once over `Isa` (and, for products, over the format),
 //! and their front door: functions that run on the current backend.
 
 pub(crate) mod attention;
@@ -52,7 +52,7 @@ pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     active().rope(x, cos, sin);
 }
 
-/// One query head (`q`, [dim]) over positions `range` of one key-value head; definition:
+/// One query head (`q`, `[dim]`) over positions `range` of one key-value head; definition:
 /// [`crate::oracle::attention`].
 ///
 /// # Panics
@@ -72,7 +72,7 @@ pub fn attention(
     SCORES.with_borrow_mut(|scores| active().attention(q, kv, range, scale, cap, scores, out));
 }
 
-/// The softmax row of one query head over `keys`, [n][dim], the weights by which [`attention`] mixes values:
+/// The softmax row of one query head over `keys`, `[n][dim]`, the weights by which [`attention`] mixes values:
 /// for looking at, not for speed.
 ///
 /// # Panics

@@ -149,7 +149,7 @@ pub fn dot(w: &impl Weights, r: usize, acts: &Acts, t: usize) -> f32 {
     }
 }
 
-/// All outputs, [n][rows].
+/// All outputs, `[n][rows]`.
 ///
 /// # Panics
 /// If the shapes or the grouping do not fit (callers check).
@@ -303,7 +303,7 @@ pub fn round_f16(x: f32) -> f32 {
     half::f16::from_f32(x).to_f32()
 }
 
-/// One query head against keys and values [n][dim]:
+/// One query head against keys and values `[n][dim]`:
 /// `s_j = (sum over d ascending, fused, of q_d k_jd) * scale`, [`tanh_cap`] if `cap`, [`exp_minus_max`],
 /// `out_d = (sum over j ascending, fused, of e_j v_jd) * (1 / sum)`.
 pub fn attention(

@@ -37,7 +37,7 @@ pub fn factor(weight_scale: f32, multiply: bool) -> f32 {
     if multiply { 1.0 / (1.0 / weight_scale) } else { 1.0 / weight_scale }
 }
 
-/// The ternary matrix of packed codes, [rows / 4][cols] bytes, with the factor of [`factor`].
+/// The ternary matrix of packed codes, `[rows / 4][cols]` bytes, with the factor of [`factor`].
 ///
 /// # Errors
 /// A code of 3; a shape that a matrix cannot have.

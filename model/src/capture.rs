@@ -4,11 +4,11 @@
 //!
 //! | name | what | shape |
 //! | --- | --- | --- |
-//! | `token_embd` | the embeddings, scaled | [n][E] |
-//! | `blk.3` | the residual stream after layer 3 | [n][E] |
-//! | `blk.3.attention` | softmax rows of layer 3, 0 where a query does not look | [H][n][n] |
-//! | `blk.3.attn_q.input` | the input of a linear layer, before its activations are quantised | [n][inputs] |
-//! | `output.input` | the final hidden states, normed: the input of the head | [n][E] |
+//! | `token_embd` | the embeddings, scaled | `[n][E]` |
+//! | `blk.3` | the residual stream after layer 3 | `[n][E]` |
+//! | `blk.3.attention` | softmax rows of layer 3, 0 where a query does not look | `[H][n][n]` |
+//! | `blk.3.attn_q.input` | the input of a linear layer, before its activations are quantised | `[n][inputs]` |
+//! | `output.input` | the final hidden states, normed: the input of the head | `[n][E]` |
 //!
 //! In a pattern, `*` stands for any characters but a dot.
 
@@ -27,11 +27,11 @@ pub struct Captured {
     pub name: String,
     /// Row-major.
     pub data: Vec<f32>,
-    /// [n][E] or [H][n][n].
+    /// `[n][E]` or `[H][n][n]`.
     pub shape: Vec<usize>,
 }
 
-/// Given a layer and the residual stream after it, [n][E]: may write to it.
+/// Given a layer and the residual stream after it, `[n][E]`: may write to it.
 pub type Replace<'a> = dyn FnMut(usize, &mut [f32]) -> Result<()> + 'a;
 
 impl Model {

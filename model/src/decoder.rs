@@ -33,35 +33,35 @@ pub const BATCH: usize = 512;
 /// One layer's weights.
 #[derive(Debug)]
 pub struct Layer {
-    /// [E]
+    /// `[E]`
     pub attn_norm: Vec<f32>,
-    /// [H*D][E]
+    /// `[H*D][E]`
     pub q: Linear,
-    /// [K*D][E]
+    /// `[K*D][E]`
     pub k: Linear,
-    /// [K*D][E]
+    /// `[K*D][E]`
     pub v: Linear,
-    /// [D], over each query head
+    /// `[D]`, over each query head
     pub q_norm: Option<Vec<f32>>,
-    /// [D], over each key head
+    /// `[D]`, over each key head
     pub k_norm: Option<Vec<f32>>,
-    /// [H*D], over all heads together (BitNet)
+    /// `[H*D]`, over all heads together (BitNet)
     pub attn_sub_norm: Option<Vec<f32>>,
-    /// [E][H*D]
+    /// `[E][H*D]`
     pub o: Linear,
-    /// [E] (Gemma)
+    /// `[E]` (Gemma)
     pub post_attn_norm: Option<Vec<f32>>,
-    /// [E]
+    /// `[E]`
     pub ffn_norm: Vec<f32>,
-    /// [F][E]
+    /// `[F][E]`
     pub gate: Linear,
-    /// [F][E]
+    /// `[F][E]`
     pub up: Linear,
-    /// [F] (BitNet)
+    /// `[F]` (BitNet)
     pub ffn_sub_norm: Option<Vec<f32>>,
-    /// [E][F]
+    /// `[E][F]`
     pub down: Linear,
-    /// [E] (Gemma)
+    /// `[E]` (Gemma)
     pub post_ffn_norm: Option<Vec<f32>>,
 }
 
@@ -85,18 +85,18 @@ fn finite(what: &'static str, x: &[f32]) -> Result<()> {
 pub struct Decoder {
     /// Sizes and constants.
     pub config: Config,
-    /// [V][E]
+    /// `[V][E]`
     pub embedding: Linear,
     /// The layers.
     pub layers: Vec<Layer>,
-    /// [E]
+    /// `[E]`
     pub final_norm: Vec<f32>,
-    /// [V][E]; `None` where the embedding serves.
+    /// `[V][E]`; `None` where the embedding serves.
     pub head: Option<Linear>,
 }
 
 impl Decoder {
-    /// Runs `ids` after what `cache` holds; returns the final hidden states, [ids][E], normed.
+    /// Runs `ids` after what `cache` holds; returns the final hidden states, `[ids][E]`, normed.
     ///
     /// Where a sequence grows past the limit of [`crate::rope::Scaling::Long`] (or was cut back behind it),
     /// everything that is held is run again with the other frequencies, as `transformers` does; likewise
@@ -128,7 +128,7 @@ impl Decoder {
     }
 
     /// Runs one more token of each of several sequences, all of them in the same products; returns the final
-    /// hidden states, [sequences][E], normed. The same bits as [`Self::hidden`] of each.
+    /// hidden states, `[sequences][E]`, normed. The same bits as [`Self::hidden`] of each.
     ///
     /// # Errors
     /// As [`Self::hidden`]; after an error every cache is as it was.
@@ -208,7 +208,7 @@ impl Decoder {
         run.map(|()| out)
     }
 
-    /// Logits of normed hidden states: [n][E] to [n][V].
+    /// Logits of normed hidden states: `[n][E]` to `[n][V]`.
     ///
     /// # Errors
     /// Numbers that overflowed on the way.
@@ -227,7 +227,7 @@ impl Decoder {
         Ok(logits)
     }
 
-    /// Runs `ids`; returns the logits of the last one, [V].
+    /// Runs `ids`; returns the logits of the last one, `[V]`.
     ///
     /// # Errors
     /// As [`Self::hidden`]; no ids at all.

@@ -7,7 +7,7 @@
 //!
 //! Probabilities are f64, through `libm`, so that a number printed on one machine is the number printed on
 //! another. Two models are run side by side, window by window, so that logits need not be stored. A model
-//! keeps the hidden states of windows it has scored ([`Runs`]): one that others are compared with runs once.
+//! keeps the hidden states of windows it has scored (`Runs`): one that others are compared with runs once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

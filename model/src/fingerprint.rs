@@ -10,7 +10,7 @@ use crate::model::Model;
 const ROWS: usize = 64;
 
 impl Model {
-    /// Logits of all of `ids` from an empty cache, [ids][V].
+    /// Logits of all of `ids` from an empty cache, `[ids][V]`.
     ///
     /// # Errors
     /// Ids outside the vocabulary; no usable backend.

@@ -3,8 +3,8 @@
 //! Formats that search for their scales weigh the error of a weight with the mean squared input that it is
 //! multiplied by ([`tritlab_kernels::Matrix::quantize_weighted`]). The file is llama.cpp's
 //! (`tools/imatrix/imatrix.cpp`): GGUF with `general.type` = `imatrix`, `imatrix.datasets`,
-//! `imatrix.chunk_count`, `imatrix.chunk_size`, and per matrix `NAME.in_sum2`, F32 [1][columns], the sums of
-//! squares, and `NAME.counts`, F32 [1][1], the number of tokens summed over.
+//! `imatrix.chunk_count`, `imatrix.chunk_size`, and per matrix `NAME.in_sum2`, F32 `[1][columns]`, the sums of
+//! squares, and `NAME.counts`, F32 `[1][1]`, the number of tokens summed over.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -9,11 +9,11 @@ use crate::error::Result;
 /// `y = s W norm(x) + b`; the norm and s are BitLinear's, most layers have neither.
 #[derive(Debug)]
 pub struct Linear {
-    /// W, [outputs][inputs].
+    /// W, `[outputs][inputs]`.
     pub weight: Panels,
     /// s, a factor on the products (GGUF's `.scale`); `None` is 1.
     pub scale: Option<f32>,
-    /// b, [outputs].
+    /// b, `[outputs]`.
     pub bias: Option<Vec<f32>>,
     /// An RMSNorm of the layer's own on its inputs.
     pub input_norm: Option<InputNorm>,
@@ -22,7 +22,7 @@ pub struct Linear {
 /// RMSNorm of a linear layer's inputs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InputNorm {
-    /// [inputs]
+    /// `[inputs]`
     pub weight: Vec<f32>,
     /// Added to the mean square.
     pub eps: f32,
@@ -52,7 +52,7 @@ impl Linear {
     }
 }
 
-/// The products of several matrices with the same `n` inputs: [n][rows] each. Activations are quantised
+/// The products of several matrices with the same `n` inputs: `[n][rows]` each. Activations are quantised
 /// once per grouping, and matrices that share one run in one parallel region; a layer with a norm of its
 /// own has inputs of its own.
 ///

@@ -23,7 +23,7 @@ const BLOCK: usize = 256;
 const BYTES: usize = 292;
 
 impl Acts {
-    /// Takes codes, row-major [n][cols], each -127 to 127, and scales [n][groups]: `x = scale * code`. A group
+    /// Takes codes, row-major `[n][cols]`, each -127 to 127, and scales `[n][groups]`: `x = scale * code`. A group
     /// is what `grouping` says; the last may be shorter.
     ///
     /// # Errors
@@ -65,7 +65,7 @@ impl Acts {
         Ok(acts)
     }
 
-    /// Quantises `x`, row-major [n][cols], by ggml's rule for Q8_K; groups are of 256.
+    /// Quantises `x`, row-major `[n][cols]`, by ggml's rule for Q8_K; groups are of 256.
     ///
     /// # Errors
     /// Columns that are no multiple of 256; a wrong length; an activation that is not finite.

@@ -82,7 +82,7 @@ pub(crate) fn product_oracle(w: &Panels, p: usize, acts: &Acts, t0: usize, out: 
     }
 }
 
-/// `out = W x` for `n` vectors: `x` is [n][cols], `out` is [n][rows]. Quantises the activations as the
+/// `out = W x` for `n` vectors: `x` is `[n][cols]`, `out` is `[n][rows]`. Quantises the activations as the
 /// format says.
 ///
 /// ```
