@@ -103,6 +103,20 @@ pub enum Error {
         /// The value, as text (so that errors can be compared).
         value: String,
     },
+    /// An importance that cannot weigh an error.
+    #[error("importance: column {column} is {value}, not a finite number of 0 or more")]
+    Importance {
+        /// First such column.
+        column: usize,
+        /// The importance, as text (so that errors can be compared).
+        value: String,
+    },
+    /// A relative tolerance that allows nothing, or everything.
+    #[error("rtol is {value}, but must be 0 or more, below 1")]
+    Tolerance {
+        /// The tolerance, as text (so that errors can be compared).
+        value: String,
+    },
     /// A block scale outside the range of the format's f16.
     #[error("{format}: block {block} needs a number outside the range of the format (f16: ±65504)")]
     ScaleOverflow {
@@ -162,6 +176,16 @@ pub enum Error {
         packing: &'static str,
         /// Whether one should have been given.
         needed: bool,
+    },
+    /// A scale that codes are divided by, and cannot be.
+    #[error(
+        "{packing} holds codes divided by their scale: {value} is not a finite number whose inverse is finite too"
+    )]
+    Divisor {
+        /// The packing.
+        packing: &'static str,
+        /// The scale, as text (so that errors can be compared).
+        value: String,
     },
     /// The name of a projection that is not in the table.
     #[error("unknown projection {name:?}; the known ones are {known}")]

@@ -28,6 +28,7 @@ mod environment;
 mod error;
 pub mod explain;
 pub mod format;
+mod importance;
 #[allow(unsafe_code, reason = "intrinsics; every other module is safe")]
 mod isa;
 mod matrix;

@@ -11,6 +11,9 @@
 //! - A block of zeros decodes to zeros, also where the scale is not 0 (BitNet's absmean is at least 1e-5).
 //! - Weights too small for the format's scale become zeros or, in the ternary formats, at most 1e-5: never NaN,
 //!   never infinite.
+//! - Weights with f32 scales may be as large as f32: means are summed in f64, so the scale is finite. A product of
+//!   them can overflow to an infinity, or to NaN, as products of f32 do; it is finite wherever columns x largest
+//!   weight x largest activation is below 1e38.
 //! - A row whose exact i32 sum could overflow is refused ([`Error::TooLarge`]); only formats with activations
 //!   per token have such a limit, 2^23 columns or less.
 //! - Bytes that no encoder writes (code 3 of ternary formats, the 13 other bytes of base 3) have a meaning,
@@ -21,7 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result, check_finite, check_len};
 use crate::format::{Codes, Format, Info, Input, Kind, MAX_BLOCK, Plain, Scales};
-use crate::threads;
+use crate::{importance, threads};
 
 /// Weights that can be read in their format's normal form, wherever they are kept: what the oracle,
 /// dequantisation and embedding look-ups are written over.
@@ -201,8 +204,11 @@ impl Matrix<'static> {
     /// As [`Self::quantize`], with the importance of each column (mean squared activation, at least 0):
     /// formats that search for their scales weigh the error with it, the others ignore it.
     ///
+    /// Only ratios count, so any finite numbers will do; all 0 is the same as all 1. A column of importance 0
+    /// among others may become anything.
+    ///
     /// # Errors
-    /// As [`Self::quantize`]; an importance of another length, negative or not finite.
+    /// As [`Self::quantize`]; importances of another number; [`Error::Importance`].
     pub fn quantize_weighted(
         format: Format,
         rows: usize,
@@ -213,15 +219,9 @@ impl Matrix<'static> {
         let total = matrix_bytes(format, rows, cols)?;
         check_len("weights", rows * cols, weights.len())?;
         check_finite("weights", weights)?;
-        if let Some(w) = importance {
-            check_len("importance", cols, w.len())?;
-            check_finite("importance", w)?;
-            if let Some(index) = w.iter().position(|w| *w < 0.0) {
-                let value = w[index].to_string();
-                return Err(Error::NotFinite { what: "importance (0 or more)", index, value });
-            }
-        }
         let info = format.info();
+        let importance = importance.map(|w| importance::usable(w, cols, info.block)).transpose()?;
+        let importance = importance.as_deref();
         let mut bytes = vec![0; total];
         let mut scales = Vec::new();
         if let Some(codes) = format.codes() {

@@ -168,7 +168,8 @@ impl Packing {
     ///
     /// # Errors
     /// [`Error::PackingShape`], [`Error::PackingScale`], a wrong number of bytes, [`Error::BadCode`] with the
-    /// first weight whose bits stand for nothing, a scale that is not finite (or 0 where it divides).
+    /// first weight whose bits stand for nothing, a scale that is not finite; [`Error::Divisor`] for one that cannot
+    /// divide.
     pub fn unpack(
         self,
         bytes: &[u8],
@@ -188,7 +189,13 @@ impl Packing {
             Scale::RowF32(at) => (0..rows).map(|r| f32_at(bytes, at(shape, r))).collect(),
             Scale::RowF16(at) => (0..rows).map(|r| f16_at(bytes, at(shape, r))).collect(),
             Scale::Multiply => scale.into_iter().collect(),
-            Scale::Divide => scale.map(|s| 1.0 / s).into_iter().collect(),
+            Scale::Divide => match scale {
+                Some(s) if s.is_finite() && (1.0 / s).is_finite() => vec![1.0 / s],
+                s => {
+                    let value = format!("{:?}", s.unwrap_or(0.0));
+                    return Err(Error::Divisor { packing: info.name, value });
+                }
+            },
         };
         let mut codes = vec![0i8; rows * cols];
         let bad = AtomicUsize::new(usize::MAX);

@@ -24,12 +24,15 @@ pub struct Difference {
 /// max(|a|, |b|)`: scales may then be rounded, but a zero is only ever a zero. NaN is the same as NaN.
 ///
 /// # Errors
-/// [`Error::Shapes`].
+/// [`Error::Shapes`]; [`Error::Tolerance`] unless `rtol` is 0 or more, and below 1.
 pub fn first_difference(
     first: &(impl Weights + Sync),
     second: &(impl Weights + Sync),
     rtol: f32,
 ) -> Result<Option<Difference>> {
+    if !(0.0..1.0).contains(&rtol) {
+        return Err(Error::Tolerance { value: rtol.to_string() });
+    }
     let (a, b) = ((first.rows(), first.cols()), (second.rows(), second.cols()));
     if a != b {
         return Err(Error::Shapes { first: a, second: b });

@@ -85,6 +85,34 @@ fn importance_helps_where_it_counts() {
     }
 }
 
+/// Only ratios of importances count, at any size that f32 has; all 0 says as much as all 1.
+#[test]
+fn importance_has_no_unit() {
+    let x = noise(4096, 4);
+    let w: Vec<f32> = noise(4096, 5).iter().map(|w| w * w + 0.01).collect();
+    for name in SEARCHED {
+        let format = Format::from_name(name).unwrap();
+        let with = |w: &[f32]| Matrix::quantize_weighted(format, 1, x.len(), &x, Some(w));
+        let scaled = |by: f32| with(&w.iter().map(|w| w * by).collect::<Vec<_>>()).unwrap();
+        // Powers of two, so that the importances themselves are not rounded.
+        for exponent in [-100, -30, 10, 30, 90, 126] {
+            assert_eq!(scaled(2f32.powi(exponent)), with(&w).unwrap(), "{name} 2^{exponent}");
+        }
+        let equal = with(&[1.0; 4096]).unwrap();
+        for value in [0.0, 1e38, f32::MAX, f32::from_bits(1)] {
+            let found = with(&[value; 4096]).unwrap();
+            let [loss, least] = [&found, &equal].map(|m| error(&x, &m.dequantize(), None));
+            // Rounded products may choose another of two scales that are as good.
+            assert!(loss <= 1.01 * least, "{name} {value:e}: {loss}, {least} with 1");
+            assert!(value != 0.0 || found == equal, "{name}");
+        }
+        // One column beside which nothing else counts: blocks without it do not know of it.
+        let mut one = vec![1.0; 4096];
+        one[3] = 1e38;
+        assert!(with(&one).unwrap().dequantize()[256..] == equal.dequantize()[256..], "{name}");
+    }
+}
+
 /// Every encoder on every kind of weights that a row can hold: finite weights, or the typed error.
 #[test]
 fn hostile_weights() {

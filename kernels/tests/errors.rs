@@ -2,7 +2,7 @@
 
 use tritlab_kernels::{
     Acts, Backend, Error, Format, Granularity, Grouping, Matrix, Packing, Panels, Projection,
-    Scales, Ternary, Weights, backend, matmul, matmul_acts, threads,
+    Scales, Ternary, Weights, backend, matmul, matmul_acts, threads, verify::first_difference,
 };
 
 fn panels(format: Format, rows: usize, cols: usize) -> Panels {
@@ -120,6 +120,33 @@ fn numbers_that_are_not_finite() {
     }
     let scales = vec![1.0, f32::INFINITY];
     check(Matrix::new(Format::TERNARY_ROW, 2, 4, vec![0; 2], scales), "matrix scales", 1, "inf");
+}
+
+#[test]
+fn importances_that_cannot_weigh() {
+    for &format in Format::ALL {
+        let x = vec![1.0; 2 * 256];
+        let with = |w: &[f32]| Matrix::quantize_weighted(format, 2, 256, &x, Some(w)).map(|_| ());
+        for value in [-1.0, f32::NAN, f32::INFINITY, -f32::MIN_POSITIVE] {
+            let mut w = vec![1.0; 256];
+            w[7] = value;
+            let error = Error::Importance { column: 7, value: value.to_string() };
+            assert_eq!(with(&w), Err(error));
+        }
+        assert_eq!(with(&[-0.0; 256]), Ok(()));
+        let what = "importance";
+        assert_eq!(with(&[1.0; 2]), Err(Error::Length { what, expected: 256, got: 2 }));
+    }
+}
+
+#[test]
+fn a_tolerance_that_is_none() {
+    let w = Matrix::quantize(Format::F32, 1, 2, &[1.0, 2.0]).unwrap();
+    for rtol in [-0.1, f32::NAN, 1.0, f32::INFINITY] {
+        let error = Error::Tolerance { value: rtol.to_string() };
+        assert_eq!(first_difference(&w, &w, rtol), Err(error));
+    }
+    assert_eq!(first_difference(&w, &w, 0.5), Ok(None));
 }
 
 #[test]
@@ -245,8 +272,13 @@ fn packings_that_do_not_fit() {
         let length = packing.unpack(&bytes[1..], 4, 128, scale);
         assert!(matches!(length, Err(Error::Length { what: "packed bytes", .. })), "{packing}");
     }
-    let divide = Packing::HF_PACKED_DIVIDE.unpack(&[0x55], 4, 1, Some(0.0));
-    assert!(matches!(divide, Err(Error::NotFinite { .. })), "{divide:?}");
+    // What cannot divide: nothing, infinity (weights would all be 0), and what has an infinite inverse.
+    for scale in [0.0, -0.0, f32::INFINITY, f32::NAN, f32::from_bits(1)] {
+        let divide = Packing::HF_PACKED_DIVIDE.unpack(&[0x55], 4, 1, Some(scale));
+        let error = Error::Divisor { packing: "HF_PACKED_DIVIDE", value: format!("{scale:?}") };
+        assert_eq!(divide, Err(error));
+    }
+    assert!(Packing::HF_PACKED_DIVIDE.unpack(&[0x55], 4, 1, Some(f32::MAX)).is_ok());
     let rows = ternary(128, &[1; 512], &[1.0, 1.0, 3.0, 1.0], Granularity::Row);
     for packing in [Packing::I2_S, Packing::HF_PACKED] {
         let error = packing.pack(&rows).unwrap_err();
@@ -505,7 +537,7 @@ fn matrices_of_two_shapes_are_not_compared() {
     let matrix =
         |rows, cols| Matrix::new(Format::F32, rows, cols, vec![0; rows * cols * 4], vec![]);
     let (a, b) = (matrix(2, 3).unwrap(), matrix(3, 2).unwrap());
-    let e = tritlab_kernels::verify::first_difference(&a, &b, 0.0).unwrap_err();
+    let e = first_difference(&a, &b, 0.0).unwrap_err();
     assert_eq!(e, Error::Shapes { first: (2, 3), second: (3, 2) });
     assert_eq!(e.to_string(), "the first matrix is 2 x 3, the second 3 x 2");
 }

@@ -78,6 +78,13 @@ fn zeros_and_nothing() {
             let t = p.apply(&[w, -w, w, 0.0], 1, 4, Granularity::Row, true).unwrap();
             assert!(t.dequantize().iter().all(|v| v.is_finite()), "{p:?} {w:e}");
         }
+        // Sums far beyond f32: the means are f64.
+        for per in [Granularity::Tensor, Granularity::Group(100)] {
+            for refit in [false, true] {
+                let t = p.apply(&[f32::MAX; 4000], 4, 1000, per, refit).unwrap();
+                assert!(t.scales().iter().all(|s| *s == f32::MAX), "{p:?}");
+            }
+        }
     }
 }
 
