@@ -4,6 +4,7 @@ use numpy::{PyArray1, PyArray2};
 use pyo3::prelude::*;
 use tritlab_kernels::{self as kernels, Acts, Grouping};
 
+use crate::arguments;
 use crate::arrays::{self, Borrowed};
 use crate::errors::{OrRaise, ShapeError, TritlabError};
 use crate::matrix::transpose;
@@ -17,10 +18,11 @@ pub(crate) struct Activations {
     pub(crate) acts: Acts,
 }
 
-fn grouping(name: &str) -> PyResult<Grouping> {
+/// A grouping by name; `more` are other names that the caller takes.
+fn grouping(name: &str, more: &str) -> PyResult<Grouping> {
     Grouping::ALL.into_iter().find(|g| *g != Grouping::Dense && g.name() == name).ok_or_else(|| {
         let names: Vec<_> = Grouping::ALL[1..].iter().map(|g| g.name()).collect();
-        TritlabError::new_err(format!("per: {name:?} is none of {}", names.join(", ")))
+        TritlabError::new_err(format!("per: {name:?} is none of {}{more}", names.join(", ")))
     })
 }
 
@@ -32,7 +34,7 @@ impl Activations {
         scales: &Bound<'_, PyAny>,
         per: &str,
     ) -> PyResult<Self> {
-        let grouping = grouping(per)?;
+        let grouping = grouping(per, "")?;
         let codes = Borrowed::<i8>::new(codes, "codes, int8 [cols, n]")?;
         let [cols, n] = codes.dims()?;
         let scales = Borrowed::<f32>::new(scales, "scales, float32 [groups, n]")?;
@@ -51,7 +53,10 @@ impl Activations {
 
     /// Read Q8_K blocks of ggml, 292 bytes per 256 elements, of vectors of `cols` elements.
     #[staticmethod]
-    fn from_q8_k(data: &Bound<'_, PyAny>, cols: usize) -> PyResult<Self> {
+    fn from_q8_k(
+        data: &Bound<'_, PyAny>,
+        #[pyo3(from_py_with = arguments::cols)] cols: usize,
+    ) -> PyResult<Self> {
         let data = Borrowed::<u8>::new(data, "data, uint8 [nbytes]")?;
         let [nbytes] = data.dims()?;
         let n = nbytes.checked_div((cols / 256).saturating_mul(292)).unwrap_or(0);
@@ -122,7 +127,7 @@ pub(crate) fn quantize_activations(
     x: &Bound<'_, PyAny>,
     per: &str,
 ) -> PyResult<Activations> {
-    let grouping = if per == "Q8_K" { None } else { Some(grouping(per)?) };
+    let grouping = if per == "Q8_K" { None } else { Some(grouping(per, ", Q8_K")?) };
     let x = Borrowed::<f32>::new(x, "x, float32 [cols] or [cols, n]")?;
     let [cols, n] = match *x.shape() {
         [cols] => [cols, 1],

@@ -64,6 +64,8 @@ impl Replace {
                 Some(Replacement::Function(f)) => {
                     let array: Bound<'_, PyArray2<f32>> =
                         x.to_vec().into_pyarray(py).reshape(self.shape)?;
+                    // What the function returns counts; a change in place would be lost, so there is none.
+                    array.readwrite().make_nonwriteable();
                     let by = f.bind(py).call1((array,))?;
                     if !by.is_none() {
                         x.copy_from_slice(&output(&by, self.shape)?);

@@ -58,6 +58,8 @@ fn kernel_class(error: &KernelError, text: String) -> PyErr {
         | E::NotTernary { .. }
         | E::NotExact { .. }
         | E::PackingScale { .. }
+        | E::Importance { .. }
+        | E::Divisor { .. }
         | E::BadCode { .. } => FormatError::new_err(text),
         E::UnknownBackend { .. }
         | E::BackendUnavailable { .. }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use numpy::PyArray1;
-use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict};
 use tritlab_kernels::explain::{self as kernels, Values};
@@ -11,6 +10,7 @@ use tritlab_kernels::{Error, Format, Packing};
 use tritlab_model::gguf::Gguf;
 use tritlab_model::source;
 
+use crate::arguments;
 use crate::arrays::{self, Borrowed};
 use crate::errors::OrRaise;
 
@@ -102,9 +102,7 @@ impl Explanation {
     }
 
     /// How weight `i` comes out: the formula with its numbers, and the bits they come from.
-    fn trace(&self, i: isize) -> PyResult<Trace> {
-        let i = usize::try_from(i)
-            .map_err(|_| PyOverflowError::new_err(format!("weights count from 0, not {i}")))?;
+    fn trace(&self, #[pyo3(from_py_with = arguments::i)] i: usize) -> PyResult<Trace> {
         let trace = self.0.trace(i).or_raise()?;
         let text = trace.to_string();
         Ok(Trace { weight: trace.weight, steps: trace.steps, sources: trace.sources, text })
@@ -195,8 +193,8 @@ pub(crate) fn explain_gguf(
     py: Python<'_>,
     path: PathBuf,
     tensor: &str,
-    row: usize,
-    block: usize,
+    #[pyo3(from_py_with = arguments::row)] row: usize,
+    #[pyo3(from_py_with = arguments::block)] block: usize,
 ) -> PyResult<Explanation> {
     py.detach(|| {
         let gguf = Gguf::open(&path)?;

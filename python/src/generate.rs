@@ -12,15 +12,8 @@ use tritlab_model::sample::Sampling;
 
 use crate::arrays::{self, token_ids};
 use crate::chat;
-use crate::errors::{ModelError, OrRaise};
+use crate::errors::{ModelError, OrRaise, TokenizerError};
 use crate::model::Model;
-
-/// One string or several.
-#[derive(FromPyObject)]
-pub(crate) enum Stop {
-    One(String),
-    Several(Vec<String>),
-}
 
 /// Python's keywords.
 pub(crate) struct Settings<'a> {
@@ -32,7 +25,7 @@ pub(crate) struct Settings<'a> {
     pub(crate) repetition_penalty: f32,
     pub(crate) repetition_window: usize,
     pub(crate) seed: u64,
-    pub(crate) stop: Option<Stop>,
+    pub(crate) stop: Option<Vec<String>>,
     pub(crate) stop_tokens: Option<Vec<u32>>,
     pub(crate) kv: &'a str,
 }
@@ -58,11 +51,7 @@ impl Settings<'_> {
                 seed: self.seed,
             },
             context: model.context(),
-            stop: match self.stop {
-                None => Vec::new(),
-                Some(Stop::One(stop)) => vec![stop],
-                Some(Stop::Several(stop)) => stop,
-            },
+            stop: self.stop.unwrap_or_default(),
             stop_ids,
             cache_type: cache_type(self.kv)?,
         })
@@ -95,6 +84,33 @@ pub(crate) fn prompt_ids(model: &Model, prompt: &Bound<'_, PyAny>) -> PyResult<V
     )))
 }
 
+/// `Ok` if the model has a tokenizer: without one its ids have no text.
+pub(crate) fn text_can_be_made(model: &Model) -> PyResult<()> {
+    model.inner().tokenizer().map(drop).map_err(|error| {
+        TokenizerError::new_err(format!("{error} (generate_ids takes and gives them)"))
+    })
+}
+
+/// Ids after ids, until the model, `max_tokens` or `stop_tokens` end them.
+pub(crate) fn ids_after(
+    py: Python<'_>,
+    model: &Model,
+    prompt: &[u32],
+    mut request: Request,
+) -> PyResult<Vec<i32>> {
+    if let Ok(tokenizer) = model.inner().tokenizer() {
+        request.stop_ids.extend_from_slice(tokenizer.eog());
+    }
+    let model = model.inner();
+    let mut one = [py.detach(|| Generation::of_ids(model, prompt, &request)).or_raise()?];
+    while one[0].finish().is_none() {
+        py.check_signals()?;
+        py.detach(|| Generation::advance(model, &mut one)).or_raise()?;
+    }
+    // A vocabulary has at most 2^24 tokens.
+    Ok(one[0].ids().iter().map(|id| *id as i32).collect())
+}
+
 /// Text being generated: an iterator of pieces.
 ///
 /// Each piece is whole characters and no part of a stop string. The work is done inside `next`,
@@ -120,6 +136,7 @@ enum Step {
 }
 
 impl TextStream {
+    /// The text after `prompt`.
     pub(crate) fn new(
         model: &Bound<'_, Model>,
         prompt: &Bound<'_, PyAny>,
@@ -128,6 +145,7 @@ impl TextStream {
         let this = model.get();
         let request = settings.request(this)?;
         let ids = prompt_ids(this, prompt)?;
+        text_can_be_made(this)?;
         let py = model.py();
         let generation =
             py.detach(|| Generation::of_text(this.inner(), &ids, &request)).or_raise()?;

@@ -6,6 +6,7 @@ use numpy::PyArray1;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::arguments;
 use crate::arrays::{self, token_ids};
 use crate::callback::Progress;
 use crate::errors::OrRaise;
@@ -28,7 +29,7 @@ impl Imatrix {
         py: Python<'_>,
         model: &Bound<'_, Model>,
         ids: &Bound<'_, PyAny>,
-        context: usize,
+        #[pyo3(from_py_with = arguments::context)] context: usize,
         dataset: &str,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {

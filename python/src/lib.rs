@@ -2,12 +2,13 @@
 //! parameters and documentation equal on both sides.
 //!
 //! Three rules hold for every function here: arrays are borrowed and results moved, never copied or cast
-//! silently ([`arrays`]); whatever computes does so without the GIL; errors become Python classes in one
-//! place ([`errors`]).
+//! silently (`arrays`); whatever computes does so without the GIL; errors become Python classes in one
+//! place (`errors`).
 
 #![deny(unsafe_code)]
 
 mod activations;
+mod arguments;
 mod arrays;
 mod callback;
 mod capture;

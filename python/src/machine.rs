@@ -7,6 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use tritlab_kernels::{Backend, backend, roofline};
 
+use crate::arguments;
 use crate::errors::OrRaise;
 
 #[derive(IntoPyObject)]
@@ -90,13 +91,6 @@ fn features() -> Vec<&'static str> {
     found
 }
 
-fn count(threads: usize) -> PyResult<usize> {
-    match threads {
-        1..=4096 => Ok(threads),
-        n => Err(PyValueError::new_err(format!("threads is {n}, but must be from 1 to 4096"))),
-    }
-}
-
 fn duration(seconds: f64) -> PyResult<Duration> {
     match seconds {
         s if s > 0.0 && s <= 60.0 => Ok(Duration::from_secs_f64(s)),
@@ -109,8 +103,12 @@ fn duration(seconds: f64) -> PyResult<Duration> {
 /// `seconds` of reading, after some tenths of a second in which the memory is filled.
 #[pyfunction]
 #[pyo3(signature = (threads, seconds=0.3))]
-pub(crate) fn measure_bandwidth(py: Python<'_>, threads: usize, seconds: f64) -> PyResult<f64> {
-    let (threads, seconds) = (count(threads)?, duration(seconds)?);
+pub(crate) fn measure_bandwidth(
+    py: Python<'_>,
+    #[pyo3(from_py_with = arguments::threads)] threads: usize,
+    seconds: f64,
+) -> PyResult<f64> {
+    let seconds = duration(seconds)?;
     Ok(py.detach(|| roofline::read_bandwidth(threads, seconds)))
 }
 
@@ -119,11 +117,11 @@ pub(crate) fn measure_bandwidth(py: Python<'_>, threads: usize, seconds: f64) ->
 #[pyo3(signature = (threads, backend=None, seconds=0.2))]
 pub(crate) fn measure_dot_peak(
     py: Python<'_>,
-    threads: usize,
+    #[pyo3(from_py_with = arguments::threads)] threads: usize,
     backend: Option<&str>,
     seconds: f64,
 ) -> PyResult<f64> {
-    let (threads, seconds) = (count(threads)?, duration(seconds)?);
+    let seconds = duration(seconds)?;
     py.detach(|| {
         let backend = match backend {
             Some(name) => Backend::from_name(name)?,

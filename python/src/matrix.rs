@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use tritlab_kernels::{self as kernels, Acts, Format, Granularity, Packing, Panels, Weights, op};
 
 use crate::activations::Activations;
+use crate::arguments;
 use crate::arrays::{self, Borrowed};
 use crate::errors::{OrRaise, ShapeError};
 use crate::explain::Explanation;
@@ -63,7 +64,11 @@ impl Matrix {
     /// Quantise `weights`, float32 [rows, cols]. `FormatError` on NaN or infinity.
     ///
     /// `importance`, float32 [cols] and 0 or more, is how much an error in each column counts;
-    /// formats that search for their scales use it, the others have no choice to make.
+    /// formats that search for their scales use it, the others have no choice to make. Only ratios
+    /// count; all 0 is the same as all 1. `FormatError` for one that is negative or not finite.
+    ///
+    /// Formats with float32 scales hold weights up to the largest float32; products with such can
+    /// overflow to infinity, as those of float32 do.
     #[staticmethod]
     #[pyo3(signature = (weights, format, *, importance=None))]
     fn quantize(
@@ -101,7 +106,7 @@ impl Matrix {
     fn from_bytes(
         data: &Bound<'_, PyAny>,
         format: &str,
-        shape: (usize, usize),
+        #[pyo3(from_py_with = arguments::shape)] shape: (usize, usize),
         scales: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let data = Borrowed::<u8>::new(data, "data, uint8 [nbytes]")?;
@@ -255,7 +260,11 @@ impl Matrix {
 
     /// Explain block `block` of row `row`: its bytes as fields, and the weights in them.
     #[pyo3(signature = (row=0, block=0))]
-    fn explain(&self, row: usize, block: usize) -> PyResult<Explanation> {
+    fn explain(
+        &self,
+        #[pyo3(from_py_with = arguments::row)] row: usize,
+        #[pyo3(from_py_with = arguments::block)] block: usize,
+    ) -> PyResult<Explanation> {
         self.matrix.explain(row, block).or_raise().map(Explanation::from)
     }
 

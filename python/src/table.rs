@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 use tritlab_kernels::{Backend, Format, Scales, backend, threads};
 
+use crate::arguments;
 use crate::errors::OrRaise;
 
 #[derive(IntoPyObject)]
@@ -95,9 +96,12 @@ pub(crate) fn current_backend(py: Python<'_>) -> PyResult<&'static str> {
     py.detach(backend::current).or_raise().map(Backend::name)
 }
 
-/// Set the number of threads, at least 1.
+/// Set the number of threads, 1 to 4096.
 #[pyfunction]
-pub(crate) fn set_threads(py: Python<'_>, n: usize) -> PyResult<()> {
+pub(crate) fn set_threads(
+    py: Python<'_>,
+    #[pyo3(from_py_with = arguments::threads)] n: usize,
+) -> PyResult<()> {
     py.detach(|| threads::set(n)).or_raise()
 }
 

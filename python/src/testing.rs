@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use tritlab_kernels::testing::{self, Case, Check, shapes};
 use tritlab_kernels::{Acts, Backend, Format, Grouping, Matrix, Weights, oracle};
 
+use crate::arguments;
 use crate::arrays::{self, Borrowed};
 use crate::errors::{OrRaise, TritlabError};
 
@@ -69,8 +70,8 @@ pub(crate) fn kit_cases(
     py: Python<'_>,
     check: &str,
     subject: &str,
-    random: u32,
-    seed: u64,
+    #[pyo3(from_py_with = arguments::random)] random: u32,
+    #[pyo3(from_py_with = arguments::seed)] seed: u64,
 ) -> PyResult<Vec<String>> {
     let check = check_of(check, subject)?;
     let cases = py.detach(|| [check.cases(), check.random_cases(random, seed)].concat());

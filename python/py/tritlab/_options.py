@@ -11,7 +11,7 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help='A GGUF file, a Hugging Face folder, or "smollm2".',
+        help='A GGUF file, a Hugging Face folder, or a packaged model ("smollm2", "gemma3-270m").',
         show_default=False,
     ),
 ]

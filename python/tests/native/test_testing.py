@@ -218,17 +218,37 @@ def test_what_a_kernel_raises_comes_through_with_the_case():
     def broken(blocks, scales, codes, code_scales):
         raise ZeroDivisionError("mine")
 
-    with pytest.raises(ZeroDivisionError, match="mine") as caught:
+    with pytest.raises(KernelMismatch, match=r"broken raised as matmul of Q8_0") as caught:
         tl.testing.check_matmul(broken, "Q8_0")
-    (note,) = caught.value.__notes__
-    assert "broken raised this in the case quantized*painted/0x" in note
-    assert "tl.testing.check_matmul(broken, 'Q8_0', only=" in note
+    mismatch = caught.value
+    assert isinstance(mismatch.__cause__, ZeroDivisionError)
+    assert mismatch.raised is mismatch.__cause__
+    for line in (
+        f"  case:       {mismatch.case}\n",
+        "  shape:      0 x 32, 1 token\n",
+        "  raised:     ZeroDivisionError: mine\n",
+        f"  rerun with: tl.testing.check_matmul(broken, 'Q8_0', only='{mismatch.case}')",
+    ):
+        assert line in str(mismatch), mismatch
+    with pytest.raises(KernelMismatch) as again:
+        eval(mismatch.rerun, {"tl": tl, "broken": broken})
+    assert str(again.value) == str(mismatch)
 
     def writes(blocks, scales, codes, code_scales):
         blocks[:] = 0
 
-    with pytest.raises(ValueError, match="read-only"):
+    with pytest.raises(KernelMismatch, match="read-only") as caught:
         tl.testing.check_matmul(writes, "Q8_0")
+    assert isinstance(caught.value.__cause__, ValueError)
+
+    def long_rows(blocks, scales, codes, code_scales):
+        if len(codes) > 40:
+            raise IndexError
+        return q4_0(blocks, scales, codes, code_scales)
+
+    with pytest.raises(KernelMismatch, match=r"raised:     IndexError\n") as caught:
+        tl.testing.check_matmul(long_rows, "Q4_0")
+    assert caught.value.shape == (0, 64, 1)  # the smallest that raises
 
 
 def test_empty_shapes_can_be_left_out():

@@ -54,7 +54,10 @@ def test_what_cannot_be_compared():
         tl.verify(np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32))
     with pytest.raises(TypeError, match="a matrix with a matrix"):
         tl.verify(FIXTURES / "llama", np.zeros((2, 3), np.float32))
-    with pytest.raises(tl.TritlabError, match="rtol"):
-        tl.verify(FIXTURES / "llama", FIXTURES / "llama", rtol=2.0)
+    matrix = np.ones((2, 3), np.float32)
+    for rtol in (2.0, 1.0, -0.1, np.nan, np.inf):
+        for side in (FIXTURES / "llama", matrix, tl.quantize(matrix, "TERNARY")):
+            with pytest.raises(tl.TritlabError, match=r"rtol is .*0 or more, below 1"):
+                tl.verify(side, side, rtol=rtol)
     with pytest.raises(FileNotFoundError):
         tl.verify("absent.gguf", FIXTURES / "llama")

@@ -122,6 +122,15 @@ def test_chat(run, model, monkeypatch):
     assert got.stdout == "1: ONE\n3: TWO\n"
 
 
+def test_chat_that_is_not_utf8(run, model):
+    from tritlab.cli import app
+
+    got = CliRunner().invoke(app, ["chat", str(model)], input=b"one\ncaf\xe9 noir\n")
+    assert got.exit_code == 1
+    assert got.stdout == "1: ONE\n"
+    assert got.stderr == "error: line 2 of standard input is not UTF-8 text (byte 3 of 10)\n"
+
+
 def test_imatrix(run, model, text, tmp_path):
     out = tmp_path / "i.gguf"
     got = run("imatrix", model, "-t", text, "-o", out, "-n", 2)
@@ -132,6 +141,16 @@ def test_imatrix(run, model, text, tmp_path):
     assert content["matrices"] == 1
     quantized = tmp_path / "q.gguf"
     assert run("quantize", model, quantized, "-f", "Q4_0", "--imatrix", out).exit_code == 0
+
+
+def test_a_missing_folder_is_said_before_the_work(run, fake, model, text, tmp_path, monkeypatch):
+    monkeypatch.setattr(fake._native.Model, "load", lambda *_, **__: pytest.fail("work was done"))
+    file = tmp_path / "absent" / "file"
+    for command, option in (("imatrix", "-o"), ("perplexity", "--receipt")):
+        got = run(command, model, "-t", text, option, file)
+        assert got.exit_code == 1
+        assert got.stderr == f"error: {file.parent}: there is no such folder to write into\n"
+    assert not file.parent.exists()
 
 
 def test_inspect(run, model):
@@ -149,6 +168,11 @@ def test_explain(run, model, tmp_path):
     tensor = ("--file", model, "--tensor", "blk.0.attn_q.weight")
     assert run("explain", *tensor, "--row", 3, "--block", 1).stdout == "drawn 0301 None\n"
     assert run("explain", "q4_0", *tensor).exit_code == 0
+    absent = tmp_path / "absent" / "block.html"
+    got = run("explain", "Q4_0", "--hex", "01", "--html", absent)
+    assert got.exit_code == 1
+    assert got.stderr == f"error: {absent.parent}: there is no such folder to write into\n"
+    assert not absent.parent.exists()
     out = tmp_path / "block.html"
     got = run("explain", "Q4_0", "--hex", "01", "--html", out, "--json")
     assert json.loads(got.stdout)["bytes"] == "01"
@@ -266,6 +290,12 @@ def test_packaged_model_is_found_without_its_imports(fake, tmp_path, monkeypatch
     (package / "model.gguf").write_bytes(b"GGUF")
     monkeypatch.syspath_prepend(tmp_path)
     assert _models.resolve("SmolLM2") == package / "model.gguf"
+    assert _models.packaged("SmolLM2") == package / "model.gguf"
+    assert _models.packaged(tmp_path) == tmp_path
+    # A file of that name comes first.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smollm2").write_bytes(b"GGUF")
+    assert str(_models.resolve("smollm2")) == "smollm2"
 
 
 def test_verify(run, model, tmp_path):

@@ -112,6 +112,15 @@ def test_a_failed_write_leaves_nothing(fake, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_needs_its_folder(fake, tmp_path):
+    from tritlab import _files
+
+    with pytest.raises(FileNotFoundError, match="no such folder to write into") as caught:
+        _files.write_atomic(tmp_path / "absent" / "a.txt", "text")
+    assert caught.value.filename == str(tmp_path / "absent")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_json_has_no_nan(fake):
     from tritlab._files import to_json
 

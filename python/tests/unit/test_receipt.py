@@ -8,6 +8,7 @@ def results(comparison, tmp_path):
     from tritlab._files import to_json, write_atomic
 
     path = tmp_path / "out" / "results.json"
+    path.parent.mkdir()
     write_atomic(path, to_json(comparison.to_dict()))
     return path
 

@@ -21,8 +21,8 @@ class _Group(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise
-        except (OverflowError, UnicodeError) as error:
-            # A number that no integer of the library holds, or an argument that is not text.
+        except UnicodeError as error:
+            # An argument that is not text.
             print(f"error: {one_line(error)}", file=sys.stderr)
             raise typer.Exit(2) from None
         except (TritlabError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import count
 from typing import Annotated, Any
 
 import typer
@@ -64,6 +65,9 @@ def chat(
     A line is a message. Answers appear as they are made; Ctrl-C ends one, Ctrl-D or an empty line
     ends the chat. Where input is not a terminal, nothing but the answers is printed.
 
+    Control tokens spelled in a message, such as <|im_end|>, are read as control tokens, as
+    transformers does: text from outside can end its own turn and speak in another's name.
+
     \b
     Examples:
       tritlab chat smollm2
@@ -117,15 +121,26 @@ def chat(
         answer(message)
         return
     terminal = sys.stdin.isatty()
-    while True:
+    for number in count(1):
         if terminal:
             print("> ", end="", flush=True)
-        line = sys.stdin.readline()
+        line = _line(number)
         if not line.strip():
             if terminal and not line:
                 print()
             return
         answer(line.rstrip("\n"))
+
+
+def _line(number: int) -> str:
+    """The next line of standard input, whatever the locale; empty at the end."""
+    raw = sys.stdin.buffer.readline()
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise _native.TritlabError(
+            f"line {number} of standard input is not UTF-8 text (byte {error.start} of {len(raw)})"
+        ) from None
 
 
 def _room(model: _native.Model, messages: list[dict[str, Any]], wanted: int) -> int:

@@ -25,7 +25,7 @@ def explain(
     file: Annotated[
         str | None,
         typer.Option(
-            "--file", metavar="MODEL", help='A GGUF file, or "smollm2".', show_default=False
+            "--file", metavar="MODEL", help="A GGUF file, or a packaged model.", show_default=False
         ),
     ] = None,
     tensor: Annotated[
@@ -61,7 +61,7 @@ def explain(
     html: Annotated[
         Path | None,
         typer.Option(
-            "--html", metavar="OUT", help="Also write a page in colours.", show_default=False
+            "--html", metavar="FILE", help="Also write a page in colours.", show_default=False
         ),
     ] = None,
     json: JsonOption = False,

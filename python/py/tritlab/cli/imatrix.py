@@ -53,13 +53,14 @@ def imatrix(
       tritlab quantize my-f16.gguf my-q2.gguf --format Q2_K --imatrix my.imatrix.gguf
     """
     from tritlab import _models
-    from tritlab._files import to_json
+    from tritlab._files import require_folder, to_json
     from tritlab.comparison import parse_format
     from tritlab.evaluation import collect_imatrix
 
     use_settings(threads, backend)
     if out.exists() and not force:
         raise FileExistsError(f"{out} exists; --force replaces it")
+    require_folder(out)
     with Bar() as bar:
         loaded = _native.Model.load(
             _models.resolve(model),

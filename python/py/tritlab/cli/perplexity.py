@@ -69,10 +69,12 @@ def perplexity(
     """
     from tritlab import _models
     from tritlab import receipt as receipts
-    from tritlab._files import to_json, write_atomic
+    from tritlab._files import require_folder, to_json, write_atomic
     from tritlab.comparison import describe, parse_format
     from tritlab.evaluation import Corpus, cut, measure
 
+    if receipt is not None:
+        require_folder(receipt)
     use_settings(threads, backend)
     path = _models.resolve(model)
     wanted = parse_format(format)

@@ -50,7 +50,7 @@ def check_matmul(
     `only` runs one case by its name; `random` cases are drawn from `seed` beside the listed ones;
     `empty=False` leaves out shapes without rows, columns or vectors.
 
-    Raises `KernelMismatch`.
+    Raises `KernelMismatch`, also where the kernel raises: its exception is then the cause.
     """
     dense = _dense(format)
     if activations is None:
@@ -221,7 +221,7 @@ class _Search:
     ) -> int:
         if only is not None:
             if mismatch := self.examine(kernel, only):
-                raise mismatch
+                raise mismatch from mismatch.raised
             return 1
         ran = 0
         for case in _native.kit_cases(self.native, self.subject, random, seed):
@@ -229,7 +229,8 @@ class _Search:
                 continue
             ran += 1
             if mismatch := self.examine(kernel, case):
-                raise self.shrink(kernel, mismatch)
+                mismatch = self.shrink(kernel, mismatch)
+                raise mismatch from mismatch.raised
         return ran
 
     def examine(self, kernel: Callable[[KitCase], _Verdict], case: str) -> KernelMismatch | None:
@@ -237,11 +238,11 @@ class _Search:
         for value in facts.values():
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False
+        verdict: _Verdict | Exception
         try:
             verdict = kernel(facts)
         except Exception as error:
-            error.add_note(f"{self.name} raised this in the case {case}; {self.rerun(case)}")
-            raise
+            verdict = error
         if verdict is None:
             return None
         return KernelMismatch(self.name, self.check, self.subject, facts, verdict, self.rerun(case))
@@ -255,11 +256,9 @@ class _Search:
                 tries -= 1
                 if tries < 0:
                     return mismatch
-                try:
-                    smaller = self.examine(kernel, case)
-                except Exception:  # another fault than the one that is followed
-                    continue
-                if smaller is not None:
+                smaller = self.examine(kernel, case)
+                # Not another fault than the one that is followed.
+                if smaller is not None and type(smaller.raised) is type(mismatch.raised):
                     mismatch = smaller
                     break
             else:

@@ -26,13 +26,13 @@ class Difference:
 
 
 class KernelMismatch(AssertionError):  # noqa: N818 - the name says what it is
-    """A kernel that does not compute what it should; the message has everything below.
+    """A kernel that does not compute what it should, or raises; the message has everything below.
 
     `kernel`: its name; `check`: what it should compute; `format`: the format, or the grouping of
     activations; `case`: the name of the case, for `only=`; `shape`: (rows, columns, tokens);
     `output`, `index`, `found`, `expected`: the first wrong value, `None` where an output has
-    another shape or dtype; `differing`, `of`: how many are wrong; `rerun`: the line that runs the
-    case again.
+    another shape or dtype; `differing`, `of`: how many are wrong; `raised`: the exception that came
+    out of the kernel, or `None`; `rerun`: the line that runs the case again.
     """
 
     __module__ = "tritlab.testing"
@@ -43,7 +43,7 @@ class KernelMismatch(AssertionError):  # noqa: N818 - the name says what it is
         check: str,
         format: str,
         facts: KitCase,
-        difference: Difference | str,
+        difference: Difference | str | Exception,
         rerun: str,
     ) -> None:
         self.kernel, self.check, self.format = kernel, check, format
@@ -54,6 +54,7 @@ class KernelMismatch(AssertionError):  # noqa: N818 - the name says what it is
         self.found: float | int | None = None
         self.expected: float | int | None = None
         self.differing = self.of = 0
+        self.raised = difference if isinstance(difference, Exception) else None
         rows, cols, n = self.shape
         tokens = f", {n} token{'' if n == 1 else 's'}" if check == "matmul" else ""
         lines = [("case", self.case), ("shape", f"{rows} x {cols}{tokens}")]
@@ -61,7 +62,10 @@ class KernelMismatch(AssertionError):  # noqa: N818 - the name says what it is
             lines.append(("weights", facts["weights_are"]))
         if facts["numbers_are"]:
             lines.append(("numbers", facts["numbers_are"]))
-        if isinstance(difference, str):
+        if isinstance(difference, Exception):
+            said = " ".join(str(difference).split())
+            lines.append(("raised", f"{type(difference).__name__}{said and ': '}{said}"))
+        elif isinstance(difference, str):
             lines.append(("returned", difference))
         else:
             self.output, self.index = difference.output, difference.index
@@ -74,7 +78,8 @@ class KernelMismatch(AssertionError):  # noqa: N818 - the name says what it is
             lines.append(("expected", f"{_show(difference.expected)}{difference.detail}"))
         lines.append(("rerun with", rerun))
         text = "".join(f"\n  {name + ':':<11} {what}" for name, what in lines)
-        super().__init__(f"{kernel} is not {check} of {format}{text}")
+        verb = "is not" if self.raised is None else "raised as"
+        super().__init__(f"{kernel} {verb} {check} of {format}{text}")
 
 
 def _show(value: float | int) -> str:
