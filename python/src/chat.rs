@@ -1,7 +1,7 @@
 //! Chats: Python's messages into a template.
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{IntoPyDict, PyDict};
 use tritlab_model::chat::Chat;
 
 use crate::errors::{ModelError, OrRaise};
@@ -30,8 +30,10 @@ pub(crate) fn render(
     let py = messages.py();
     // Python's own conversion: what json.dumps refuses is no message, and keys keep their order.
     let dumps = py.import("json")?.getattr("dumps")?;
+    // Unescaped, so that half a surrogate pair is Python's own `UnicodeEncodeError`.
+    let unescaped = [("ensure_ascii", false)].into_py_dict(py)?;
     let json = |object: &Bound<'_, PyAny>| -> PyResult<serde_json::Value> {
-        let text: String = dumps.call1((object,))?.extract()?;
+        let text: String = dumps.call((object,), Some(&unescaped))?.extract()?;
         serde_json::from_str(&text)
             .map_err(|e| ModelError::new_err(format!("messages, tools and variables: {e}")))
     };

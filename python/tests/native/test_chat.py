@@ -244,6 +244,8 @@ def test_what_cannot_be_rendered(tmp_path, models):
     hanging = tl.Model.load(write(tmp_path / "c.gguf", endless))
     with pytest.raises(tl.errors.ModelError, match="chat template"):
         hanging.chat(said)
+    with pytest.raises(UnicodeEncodeError, match="surrogates"):
+        model.chat([{"role": "user", "content": "caf\udce9"}])
     with pytest.raises(TypeError, match="JSON"):
         model.chat([{"role": "user", "content": object()}])
     with pytest.raises(TypeError):
