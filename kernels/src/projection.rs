@@ -6,13 +6,15 @@
 //! absmean        scale = max(mean|w|, 1e-5)   code = round_half_even(w / scale), at most 1 in magnitude
 //! absmax         scale = max|w|               code = round(w / scale), half away from zero
 //! twn            code = sign(w) where |w| > 0.7 mean|w|, otherwise 0    scale = mean|w| over the codes not 0
+//! optimal        scale and codes of least squared error: code = sign(w) of the k largest |w|, scale = their
+//!                mean |w|, with the k that makes (sum of those |w|)^2 / k largest
 //! sign           scale = mean|w|              code = +1 where w > 0, otherwise -1
 //! centred_sign   scale = mean|w|              code = +1 where w > mean(w), otherwise -1
 //! ```
 //!
 //! absmean is BitNet b1.58 (arXiv 2402.17764, eq. 1-3), the rule of TERNARY; absmax is ggml's rule for TQ1_0 and
-//! TQ2_0; twn is Ternary Weight Networks (arXiv 1605.04711, with its threshold 0.7 mean|w|); sign and
-//! centred_sign are the first BitNet paper (arXiv 2310.11453, eq. 1-3), without and with its mean-centring. The
+//! TQ2_0; twn is Ternary Weight Networks (arXiv 1605.04711, with its threshold 0.7 mean|w|), an approximation of
+//! optimal, which is eq. 3-5 there solved exactly; sign and centred_sign are the first BitNet paper (arXiv 2310.11453, eq. 1-3), without and with its mean-centring. The
 //! mean is not added back, there as here.
 //!
 //! A refit replaces the scale by the one of least squared error for the codes: `<w, q> / <q, q>`, 0 where all
@@ -31,6 +33,8 @@ pub enum Projection {
     Absmax,
     /// Ternary Weight Networks.
     Twn,
+    /// Of all ternary weights the nearest, by squared error.
+    Optimal,
     /// BitNet without mean-centring.
     Sign,
     /// BitNet.
@@ -39,20 +43,22 @@ pub enum Projection {
 
 impl Projection {
     /// All of them.
-    pub const ALL: [Projection; 5] = [
+    pub const ALL: [Projection; 6] = [
         Projection::Absmean,
         Projection::Absmax,
         Projection::Twn,
+        Projection::Optimal,
         Projection::Sign,
         Projection::CentredSign,
     ];
 
-    /// `absmean`, `absmax`, `twn`, `sign`, `centred_sign`
+    /// `absmean`, `absmax`, `twn`, `optimal`, `sign`, `centred_sign`
     pub const fn name(self) -> &'static str {
         match self {
             Projection::Absmean => "absmean",
             Projection::Absmax => "absmax",
             Projection::Twn => "twn",
+            Projection::Optimal => "optimal",
             Projection::Sign => "sign",
             Projection::CentredSign => "centred_sign",
         }
@@ -135,12 +141,11 @@ impl Projection {
             }
             Projection::Twn => {
                 let threshold = 0.7 * mean(w.iter().map(|w| f64::from(w.abs())));
-                let kept = |w: &&f32| f64::from(w.abs()) > threshold;
-                fill(w, q, |w| match kept(&&w) {
-                    true => i8::from(w > 0.0) - i8::from(w < 0.0),
-                    false => 0,
-                });
-                mean(w.iter().filter(kept).map(|w| f64::from(w.abs()))) as f32
+                keep(w, q, |w| f64::from(w) > threshold)
+            }
+            Projection::Optimal => {
+                let least = least_kept(w);
+                keep(w, q, |w| w >= least)
             }
             Projection::Sign => {
                 fill(w, q, sign(0.0));
@@ -152,6 +157,31 @@ impl Projection {
             }
         }
     }
+}
+
+/// Codes the sign of the weights whose magnitude is `kept`; gives the mean of those.
+fn keep(w: &[f32], q: &mut [i8], kept: impl Fn(f32) -> bool) -> f32 {
+    fill(w, q, |w| match kept(w.abs()) {
+        true => i8::from(w > 0.0) - i8::from(w < 0.0),
+        false => 0,
+    });
+    mean(w.iter().map(|w| w.abs()).filter(|w| kept(*w)).map(f64::from)) as f32
+}
+
+/// The smallest magnitude that is not 0 in the ternary weights of least squared error. With the k largest kept,
+/// at their mean, the error is `sum w^2 - (sum of the k largest |w|)^2 / k`.
+fn least_kept(w: &[f32]) -> f32 {
+    let mut magnitudes: Vec<f32> = w.iter().map(|w| w.abs()).collect();
+    magnitudes.sort_unstable_by(|a, b| b.total_cmp(a));
+    let (mut sum, mut best, mut least) = (0.0, 0.0, f32::INFINITY);
+    for (i, m) in magnitudes.into_iter().enumerate() {
+        sum += f64::from(m);
+        let gain = sum * sum / (i + 1) as f64;
+        if gain > best {
+            (best, least) = (gain, m);
+        }
+    }
+    least
 }
 
 fn fill(w: &[f32], q: &mut [i8], code: impl Fn(f32) -> i8) {

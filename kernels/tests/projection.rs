@@ -24,6 +24,9 @@ fn by_hand() {
     // Above 0.875: 2, 1, 4 and 1.
     check(Projection::Twn, false, [1, -1, 0, 0, 1, -1, 0, 0], 2.0);
     check(Projection::Twn, true, [1, -1, 0, 0, 1, -1, 0, 0], 2.0);
+    // 4: 16, and 2: 36 / 2, and both 1: 64 / 4, and so on below 18.
+    check(Projection::Optimal, false, [1, 0, 0, 0, 1, 0, 0, 0], 3.0);
+    check(Projection::Optimal, true, [1, 0, 0, 0, 1, 0, 0, 0], 3.0);
     check(Projection::Sign, false, [1, -1, 1, -1, 1, -1, -1, 1], 1.25);
     // The mean is 0.5: 0.25 is below it.
     check(Projection::CentredSign, false, [1, -1, -1, -1, 1, -1, -1, 1], 1.25);
@@ -157,5 +160,35 @@ proptest! {
                 prop_assert!((-1e-12..=1.0 + 1e-12).contains(&stats.cosine));
             }
         }
+    }
+}
+
+/// Squared error of the best scale for these codes.
+fn error(w: &[f32], codes: &[i8]) -> f64 {
+    let sum = |f: &dyn Fn(f64, f64) -> f64| -> f64 {
+        w.iter().zip(codes).map(|(w, q)| f(f64::from(*w), f64::from(*q))).sum()
+    };
+    let kept = sum(&|_, q| q * q);
+    sum(&|w, _| w * w) - if kept > 0.0 { sum(&|w, q| w * q).powi(2) / kept } else { 0.0 }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_ternary_weights_are_nearer_than_optimal(
+        w in proptest::collection::vec(prop_oneof![-4.0f32..4.0, (-4i8..=4).prop_map(f32::from)], 1..8),
+    ) {
+        let n = w.len();
+        let t = Projection::Optimal.apply(&w, 1, n, Granularity::Tensor, false).unwrap();
+        let found = error(&w, t.codes());
+        let least = (0..3usize.pow(n as u32))
+            .map(|i| (0..n).map(|k| (i / 3usize.pow(k as u32) % 3) as i8 - 1).collect::<Vec<_>>())
+            .map(|codes| error(&w, &codes))
+            .fold(f64::INFINITY, f64::min);
+        prop_assert!(found <= least + 1e-9, "{found} against {least}");
+        // Its scale is already the one of least squared error.
+        let refit = Projection::Optimal.apply(&w, 1, n, Granularity::Tensor, true).unwrap();
+        prop_assert!((t.scales()[0] - refit.scales()[0]).abs() <= 1e-6 * t.scales()[0].abs());
     }
 }

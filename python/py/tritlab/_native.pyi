@@ -643,9 +643,10 @@ def project(
     """Make weights, float32 [rows, cols], ternary by a named projection.
 
     `projection` is "absmean" (BitNet b1.58), "absmax" (ggml's TQ types), "twn" (Ternary Weight
-    Networks, threshold 0.7·mean|w|), "sign" or "centred_sign" (BitNet; codes are ±1). `per` is the
-    reach of a scale: "tensor" (the default), "row" or a number of weights. `refit` replaces each
-    scale by the one of least squared error for its codes.
+    Networks, threshold 0.7·mean|w|), "optimal" (the least squared error there is), "sign" or
+    "centred_sign" (BitNet; codes are ±1). `per` is the reach of a scale: "tensor" (the default),
+    "row" or a number of weights. `refit` replaces each scale by the one of least squared error for
+    its codes.
     """
 
 def packings() -> list[PackingInfo]:

@@ -12,7 +12,7 @@ import tritlab as tl
 
 TERNARY = [f["name"] for f in tl.formats() if f["name"].startswith(("TERNARY", "TQ"))]
 PACKINGS = [p["name"] for p in tl.packings()]
-PROJECTIONS = ["absmean", "absmax", "twn", "sign", "centred_sign"]
+PROJECTIONS = ["absmean", "absmax", "twn", "optimal", "sign", "centred_sign"]
 
 
 def random_ternary(rng, rows=8, cols=256, scale=0.5):
@@ -114,11 +114,19 @@ def test_projections(rng, projection, per):
         q = t.codes.reshape(-1, size)[i].astype(np.float64)
         mean = np.abs(group).mean()
         kept = np.abs(group) > 0.7 * mean
-        scale = {"absmax": np.abs(group).max(), "twn": np.abs(group[kept]).mean()}
+        gains = np.cumsum(np.sort(np.abs(group))[::-1]) ** 2 / np.arange(1, size + 1)
+        most = np.sort(np.abs(group))[::-1][: gains.argmax() + 1]
+        scale = {
+            "absmax": np.abs(group).max(),
+            "twn": np.abs(group[kept]).mean(),
+            "optimal": most.mean(),
+        }
         assert t.scales.reshape(-1)[i] == np.float32(scale.get(projection, mean))
         assert best.scales.reshape(-1)[i] == pytest.approx((group * q).sum() / (q * q).sum())
         if projection == "twn":
             assert np.array_equal(q, np.sign(group) * kept)
+        if projection == "optimal":
+            assert np.array_equal(q, np.sign(group) * (np.abs(group) >= most.min()))
         if projection == "centred_sign":
             assert np.array_equal(q, np.where(group > group.mean(), 1, -1))
     error = w.astype(np.float64) - best.dequantize()
