@@ -8,16 +8,16 @@ import io
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from tritlab import _models, _native, receipt
 from tritlab._files import to_json, write_atomic
-from tritlab._native import FormatError, Model, ShapeError
+from tritlab._native import EvaluationError, FormatError, Model, ShapeError
 from tritlab._progress import Quiet, Reporter, Tqdm
 from tritlab.evaluation import Corpus, Measured, Slice, Text, cut, measure
 from tritlab.paired import Difference, difference
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 FILE = "file"
 """Name of the row whose weights stay as the file has them."""
+
+Other: TypeAlias = "str | os.PathLike[str] | tuple[str | os.PathLike[str], str | None]"
+"""Another model: where it is, and the format to put it in (`None`: its file's own)."""
 
 _FILE_NAMES = {"file", "as-shipped", "as shipped", "shipped"}
 _DENSE = {"F32", "F16", "BF16"}
@@ -77,6 +80,8 @@ class Row:
     receipt: dict[str, Any]
     arrays: dict[str, Any] = field(repr=False)
     tensors: list[TensorInfo] = field(repr=False)
+    other: bool = False
+    """Whether this is another model than the one that the comparison is of."""
     worst: list[dict[str, Any]] = field(default_factory=list, repr=False)
     """Tokens with the largest KL divergence, in their text: see `tokens.worst`."""
 
@@ -112,7 +117,12 @@ class Row:
         """What a reader must know beside the number."""
         if self.is_reference:
             return "reference"
-        rounded = self.format is not None and is_ternary(self.kind) and self.rel_error > 0.1
+        rounded = (
+            not self.other
+            and self.format is not None
+            and is_ternary(self.kind)
+            and self.rel_error > 0.1
+        )
         return TERNARY_NOTE if rounded else ""
 
 
@@ -151,6 +161,7 @@ class Comparison:
             "format": row.label,
             "kind": row.kind,
             "is_reference": row.is_reference,
+            "other_model": row.other,
             "reference": self.reference,
             "bits_per_weight": row.bits_per_weight,
             "linear_bytes": row.linear_bytes,
@@ -159,6 +170,8 @@ class Comparison:
             "perplexity_error": row.quality.perplexity.error,
             "ln_ppl_ratio": against.ln_ratio.value if against else 0.0,
             "ln_ppl_ratio_error": against.ln_ratio.error if against else 0.0,
+            "bits_per_byte": self.bits_per_byte(row).value,
+            "bits_per_byte_error": self.bits_per_byte(row).error,
             "kl_nats": row.kl.value,
             "kl_nats_error": row.kl.error,
             "kl_p99_nats": against.kl_percentiles["99 %"] if against else 0.0,
@@ -178,6 +191,17 @@ class Comparison:
             "fingerprint": row.receipt["results"]["fingerprint"],
             "note": row.note,
         }
+
+    def bits_per_byte(self, row: Row) -> Estimate:
+        """Mean negative log2-likelihood per byte of text: comparable between tokenizers.
+
+        NaN where the text was given as token ids of a model without a tokenizer.
+        """
+        per_token = self.text["bytes_per_token"]
+        if not per_token:
+            return Estimate(math.nan, math.nan)
+        bits = per_token * math.log(2)
+        return Estimate(row.quality.nll.value / bits, row.quality.nll.error / bits)
 
     def statistics(self) -> list[dict[str, Any]]:
         """Every statistic of every format, tidy: `format`, `statistic`, `value`, `error`."""
@@ -322,6 +346,7 @@ def compare(
     formats: Sequence[str | None] | str,
     text: Text,
     *,
+    others: Mapping[str, Other] | None = None,
     reference: str | None = "F16",
     head: str | None = None,
     context: int = 512,
@@ -341,6 +366,8 @@ def compare(
             is loaded again in each format).
         formats: Names from `tritlab.formats()`; `None` or "file" keeps the file's own types.
         text: The text itself, a `Path` to it, or int32 token ids.
+        others: Rows of other models with the same tokens, by label: a path or packaged name, or a
+            pair of that and a format. A model trained in ternary, beside one rounded to it.
         reference: What the others are compared with. "F16" is the file's weights expanded to F16
             and multiplied with unrounded activations; `None` or "file" the file as it is.
         head: Format of the output head; see `Model.load`.
@@ -377,6 +404,17 @@ def compare(
     if base in wanted:
         wanted.remove(base)
     order = [base, *wanted]
+    for label in others or {}:
+        if label in _native_names() or label.startswith(FILE):
+            raise FormatError(f"a row of another model cannot be called {label!r}, as a format is")
+    also = {
+        label: (other, None) if isinstance(other, (str, os.PathLike)) else other
+        for label, other in (others or {}).items()
+    }
+    found = {
+        label: (os.fspath(source), _models.resolve(source), parse_format(name))
+        for label, (source, name) in also.items()
+    }
     settings = {
         "formats": [FILE if name is None else name for name in order],
         "reference": FILE if base is None else base,
@@ -411,10 +449,12 @@ def compare(
         reporter=reporter,
         command=command,
     )
-    reporter.start(len(order))
+    reporter.start(len(order) + len(found))
     try:
         for name in order:
             run.add(name)
+        for label, (source, other_path, name) in found.items():
+            run.add_other(label, source, other_path, name)
     finally:
         reporter.stop()
     assert run.part is not None
@@ -422,7 +462,7 @@ def compare(
     return Comparison(
         rows=rows,
         model=run.model | run.facts,
-        text=receipt.text_facts(corpus, run.part),
+        text=receipt.text_facts(corpus, run.part) | {"bytes_per_token": run.bytes_per_token},
         text_sentence=run.part.sentence,
         reference=rows[0].label,
         machine=dict(_native.machine())
@@ -461,10 +501,14 @@ def parse_format(name: str | None) -> str | None:
     """Spell a format as the table does; `None` for the file's own types."""
     if name is None or name.lower() in _FILE_NAMES:
         return None
-    names = [info["name"] for info in _native.formats()]
+    names = _native_names()
     if name.upper() not in names:
         raise FormatError(f"no format {name!r}; there are: {', '.join([*names, FILE])}")
     return name.upper()
+
+
+def _native_names() -> list[str]:
+    return [info["name"] for info in _native.formats()]
 
 
 @dataclass
@@ -487,22 +531,16 @@ class _Run:
     rows: list[Row] = field(default_factory=list)
     impossible: dict[str, str] = field(default_factory=dict)
     dot_peak: float = 0.0
+    bytes_per_token: float | None = None
 
     def add(self, format: str | None) -> None:
         """Load, evaluate and time one format. The first becomes the reference and stays."""
         name = FILE if format is None else format
-        step = self.reporter.step
-        n_prompt, n_gen, repetitions = self.bench
         start = time.perf_counter()
+        # The reference keeps the file's own head, or what another costs could not be seen.
+        head = None if self.reference is None else self.head
         try:
-            model = Model.load(
-                self.path,
-                format,
-                # The reference keeps the file's own head, or what another costs could not be seen.
-                head=None if self.reference is None else self.head,
-                context=max(self.context, n_prompt, n_gen),
-                progress=step(name, "load"),
-            )
+            model = self._load(self.path, format, head, name)
         except ShapeError as error:
             if self.reference is None:
                 raise
@@ -510,6 +548,7 @@ class _Run:
             self.reporter.row(f"{name}: not possible here: {error}")
             return
         load_s = time.perf_counter() - start
+        step = self.reporter.step
         if self.part is None:
             self.part = cut(self.corpus.tokenize(model), self.context, self.chunks)
             self.facts = {
@@ -519,16 +558,58 @@ class _Run:
                 "n_layers": model.n_layers,
                 "n_vocab": model.n_vocab,
             }
+            if self.corpus.text is not None:
+                read = len(model.detokenize(self.part.ids).encode(errors="replace"))
+                self.bytes_per_token = read / len(self.part.ids)
         measured = measure(model, self.part, self.reference, step(name, "evaluate"))
-        step(name, "measure the machine")
-        bandwidth = _native.measure_bandwidth(_native.get_threads())
-        self.dot_peak = max(self.dot_peak, _native.measure_dot_peak(_native.get_threads()))
-        times = model.bench(n_prompt, n_gen, repetitions, step(name, "time"))
-        row = self._row(format, model, measured, bandwidth, times, load_s)
+        row = self._row(format, model, measured, *self._time(model, name), load_s)
         if self.reference is None:
             self.reference = model
         self.rows.append(row)
         self.reporter.row(_summary(row))
+
+    def add_other(self, label: str, source: str, path: Path, format: str | None) -> None:
+        """Load, evaluate and time another model, which must read the text as the same tokens."""
+        assert self.part is not None
+        start = time.perf_counter()
+        model = self._load(path, format, None, label)
+        load_s = time.perf_counter() - start
+        ids = self.corpus.tokenize(model)
+        if len(ids) != self.part.tokens or (ids[: len(self.part.ids)] != self.part.ids).any():
+            raise EvaluationError(
+                f"{label} ({source}) reads the text as other tokens than {self.model['source']}; "
+                "only models with one tokenizer can be compared token by token"
+            )
+        measured = measure(model, self.part, self.reference, self.reporter.step(label, "evaluate"))
+        row = self._row(
+            format,
+            model,
+            measured,
+            *self._time(model, label),
+            load_s,
+            other=(label, receipt.model_facts(source, path)),
+        )
+        self.rows.append(row)
+        self.reporter.row(_summary(row))
+
+    def _load(self, path: Path, format: str | None, head: str | None, name: str) -> Model:
+        n_prompt, n_gen, _ = self.bench
+        return Model.load(
+            path,
+            format,
+            head=head,
+            context=max(self.context, n_prompt, n_gen),
+            progress=self.reporter.step(name, "load"),
+        )
+
+    def _time(self, model: Model, name: str) -> tuple[float, BenchTimes]:
+        n_prompt, n_gen, repetitions = self.bench
+        self.reporter.step(name, "measure the machine")
+        bandwidth = _native.measure_bandwidth(_native.get_threads())
+        self.dot_peak = max(self.dot_peak, _native.measure_dot_peak(_native.get_threads()))
+        return bandwidth, model.bench(
+            n_prompt, n_gen, repetitions, self.reporter.step(name, "time")
+        )
 
     def _row(
         self,
@@ -538,12 +619,16 @@ class _Run:
         bandwidth: float,
         times: BenchTimes,
         load_s: float,
+        other: tuple[str, dict[str, Any]] | None = None,
     ) -> Row:
         assert self.part is not None
         n_prompt, n_gen, _ = self.bench
         tensors = model.tensors()
         kind, label = describe(format, tensors)
         first = self.reference is None
+        facts = self.model
+        if other is not None:
+            label, facts = other
         return Row(
             label=label,
             format=format,
@@ -562,17 +647,19 @@ class _Run:
             load_s=load_s,
             receipt=receipt.make(
                 command=self.command,
-                model=self.model,
+                model=facts,
                 text=receipt.text_facts(self.corpus, self.part),
                 format=format,
                 label=label,
-                head=None if first else self.head,
+                head=None if first or other is not None else self.head,
+                reference_model=None if other is None else self.model,
                 reference=None if first else self.base or FILE,
                 reference_head=None,
                 measured=measured,
             ),
             arrays=dict(measured.arrays),
             tensors=tensors,
+            other=other is not None,
             worst=[] if self.corpus.text is None else worst(model, self.part.ids, measured.arrays),
         )
 

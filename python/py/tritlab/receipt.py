@@ -88,11 +88,13 @@ def make(
     reference: str | None,
     reference_head: str | None,
     measured: Measured,
+    reference_model: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Build the receipt of one evaluation that has just been made.
 
     `format` and `reference` are what `Model.load` was asked for ("file" for the file's own types);
-    `reference` is `None` where there was no comparison.
+    `reference` is `None` where there was no comparison, `reference_model` where the reference was
+    of the same file.
     """
     return {
         "schema": SCHEMA,
@@ -104,6 +106,7 @@ def make(
         "head": head,
         "reference": reference,
         "reference_head": reference_head,
+        "reference_model": reference_model,
         "backend": _native.current_backend(),
         "threads": _native.get_threads(),
         "seed": None,  # nothing is sampled in an evaluation
@@ -161,9 +164,14 @@ def rerun(
         tuple[str, str, str | None], _native.Model
     ] = {}  # the reference, kept while it is the same
     for number, item in enumerate(receipts):
-        path = _model_path(item, model, folder)
+        other = item.get("reference_model")
+        # `model` is where the model of the comparison is; a row of another model has its own.
+        path = _model_path(item["model"], model if other is None else None, folder)
+        ref_path = path if other is None else _model_path(other, model, folder)
         corpus = Corpus.read(_text_path(item, text, folder))
         _same("model", item["model"], sha256_model(path))
+        if other is not None:
+            _same("reference model", other, sha256_model(ref_path))
         _same("text", item["text"], corpus.sha256)
         context = int(item["text"]["context"])
 
@@ -171,10 +179,10 @@ def rerun(
             progress(number, len(receipts), f"{item['label']}: loading")
         reference = None
         if item["reference"] is not None:
-            key = (str(path), item["reference"], item["reference_head"])
+            key = (str(ref_path), item["reference"], item["reference_head"])
             if key not in loaded:
                 loaded.clear()
-                loaded[key] = _load(path, item["reference"], item["reference_head"], context)
+                loaded[key] = _load(ref_path, item["reference"], item["reference_head"], context)
             reference = loaded[key]
         subject = _load(path, item["format"], item["head"], context)
         part = cut(corpus.tokenize(subject), context, int(item["text"]["windows"]))
@@ -212,10 +220,10 @@ def _same(what: str, facts: dict[str, Any], sha256: str) -> None:
         )
 
 
-def _model_path(item: dict[str, Any], given: str | None, folder: Path | None) -> Path:
-    source: str = given or item["model"]["source"]
+def _model_path(facts: dict[str, Any], given: str | None, folder: Path | None) -> Path:
+    source: str = given or facts["source"]
     if given is None and folder is not None and source.lower() not in _models.PACKAGED:
-        for candidate in (Path(source), folder / source, folder / str(item["model"]["name"])):
+        for candidate in (Path(source), folder / source, folder / str(facts["name"])):
             if candidate.exists():
                 return Path(candidate)
     return _models.resolve(source)

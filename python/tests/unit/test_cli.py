@@ -350,3 +350,26 @@ def test_not_utf8(run, model, tmp_path):
     got = run("perplexity", model, "-t", path)
     assert got.exit_code == 1
     assert "not UTF-8 text (byte 3 of 2500)" in got.stderr
+
+
+def test_compare_with_another_model(run, model, text, tmp_path):
+    out = tmp_path / "out"
+    got = run(
+        "compare", model, "-t", text, "-f", "Q8_0", "-n", 1, "-o", out,
+        "--also", f"trained={model}:TERNARY", "--also", f"as is={model}",
+    )  # fmt: skip
+    assert got.exit_code == 0
+    rows = json.loads((out / "results.json").read_text())["records"]
+    assert [(r["format"], r["kind"], r["other_model"]) for r in rows] == [
+        ("F16", "F16", False),
+        ("Q8_0", "Q8_0", False),
+        ("trained", "TERNARY", True),
+        ("as is", "Q4_1", True),
+    ]
+
+
+@pytest.mark.parametrize("also", ["trained", "=x.gguf", "a="])
+def test_compare_names_what_also_means(run, model, text, also):
+    got = run("compare", model, "-t", text, "--also", also)
+    assert got.exit_code == 2
+    assert "LABEL=MODEL[:FORMAT]" in got.output

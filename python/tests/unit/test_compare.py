@@ -272,3 +272,50 @@ def test_worst_tokens_in_the_report_are_escaped(fake, comparison):
     html = page(comparison, {})
     assert "&lt;script&gt;" in html
     assert "<script>x" not in html
+
+
+def test_another_model_is_a_row_of_its_own(fake, model, text, tmp_path):
+    trained = tmp_path / "trained.gguf"
+    trained.write_bytes(b"GGUF trained in ternary")
+    got = fake.compare(
+        model, ["Q4_0"], text, others={"trained": (trained, "TERNARY")}, progress=False
+    )
+    row = got.rows[-1]
+    assert (row.label, row.kind, row.other) == ("trained", "TERNARY", True)
+    assert row.note == ""  # it was not rounded here
+    assert row.receipt["model"]["name"] == "trained.gguf"
+    assert row.receipt["reference_model"]["name"] == "model.gguf"
+    assert got.rows[1].receipt["reference_model"] is None
+    assert got.records[-1]["other_model"] is True
+    shown = got.to_markdown()
+    assert "trained is another model with the same tokens." in shown
+    line = next(line for line in shown.splitlines() if line.startswith("| trained"))
+    assert line.split("|")[8].strip() == "–"  # no weight error against weights it never had
+
+
+@pytest.mark.parametrize("label", ["F16", "file", "Q4_0"])
+def test_another_model_cannot_take_the_name_of_a_format(fake, model, text, label):
+    with pytest.raises(fake.errors.FormatError, match=f"cannot be called '{label}'"):
+        fake.compare(model, ["Q4_0"], text, others={label: model}, progress=False)
+
+
+def test_another_model_must_have_the_same_tokens(fake, model, text, tmp_path, monkeypatch):
+    other = tmp_path / "other.gguf"
+    other.write_bytes(b"GGUF other")
+    real = fake.Model.tokenize
+
+    def tokenize(self, *args, **kwargs):
+        ids = real(self, *args, **kwargs)
+        return ids + (self.path == str(other))
+
+    monkeypatch.setattr(fake.Model, "tokenize", tokenize)
+    with pytest.raises(fake.errors.EvaluationError, match="reads the text as other tokens"):
+        fake.compare(model, ["Q4_0"], text, others={"other": other}, progress=False)
+
+
+def test_bits_per_byte(comparison):
+    row = comparison.rows[1]
+    # the stand-in's tokens are bytes
+    expected = row.quality.nll.value / math.log(2)
+    assert comparison.records[1]["bits_per_byte"] == pytest.approx(expected)
+    assert comparison.bits_per_byte(row).error == pytest.approx(row.quality.nll.error / math.log(2))

@@ -88,3 +88,22 @@ def test_text_from_memory_must_be_given(fake, model, text):
     with pytest.raises(errors.ReceiptError, match="--text"):
         receipt.rerun(items)
     assert all(c.equal for c in receipt.rerun(items, text=text))
+
+
+def test_rerun_of_another_model_has_the_same_reference(fake, model, text, tmp_path):
+    from tritlab import receipt
+    from tritlab._files import to_json, write_atomic
+
+    other = tmp_path / "trained.gguf"
+    other.write_bytes(b"GGUF trained in ternary")
+    found = fake.compare(
+        model, ["Q8_0"], text, others={"trained": (other, "TERNARY")}, progress=False
+    )
+    path = tmp_path / "results.json"
+    write_atomic(path, to_json(found.to_dict()))
+    checks = receipt.rerun(receipt.read(path))
+    assert {c.label for c in checks} == {"F16", "Q8_0", "trained"}
+    assert all(c.equal for c in checks)
+    other.write_bytes(b"GGUF another one")
+    with pytest.raises(fake.errors.ReceiptError, match="not the model of the receipt"):
+        receipt.rerun(receipt.read(path))

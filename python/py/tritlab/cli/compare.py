@@ -30,6 +30,14 @@ def compare(
             "--formats", "-f", metavar="A,B,…", help='Formats, separated by commas; "file" as is.'
         ),
     ] = "F16,Q8_0,Q4_0,file,TERNARY",
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also",
+            metavar="LABEL=MODEL[:FORMAT]",
+            help="A row of another model with the same tokenizer; may be repeated.",
+        ),
+    ] = None,
     reference: Annotated[
         str,
         typer.Option("--reference", "-r", metavar="NAME", help="What to compare with."),
@@ -65,6 +73,7 @@ def compare(
     Examples:
       tritlab compare smollm2 --text book.txt
       tritlab compare my.gguf -t book.txt -f F16,Q8_0,Q4_0,TQ2_0 --chunks 0 -o results
+      tritlab compare full.gguf -t book.txt --also trained=ternary.gguf
       tritlab compare my.gguf -t book.txt --reference file --json | jq '.records[].kl_nats'
     """
     from tritlab import comparison
@@ -79,6 +88,7 @@ def compare(
             model,
             [name.strip() for name in formats.split(",") if name.strip()],
             text,
+            others=_others(also or []),
             reference=reference,
             head=head,
             context=context,
@@ -106,3 +116,23 @@ def compare(
     for line in footnotes(result):
         console.print(line, markup=False, highlight=False)
     console.print(f"\nReport: {report}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _others(given: list[str]) -> dict[str, tuple[str, str | None]]:
+    """Labels, models and formats of `--also`."""
+    from tritlab.comparison import FILE, parse_format
+    from tritlab.errors import FormatError
+
+    others: dict[str, tuple[str, str | None]] = {}
+    for item in given:
+        label, equals, model = item.partition("=")
+        if not (label and equals and model):
+            raise typer.BadParameter(f"{item!r} is not LABEL=MODEL[:FORMAT]", param_hint="--also")
+        if label in others:
+            raise typer.BadParameter(f"two rows are called {label!r}", param_hint="--also")
+        path, colon, name = model.rpartition(":")
+        try:  # a path may have a colon of its own
+            others[label] = (path, parse_format(name) or FILE) if colon else (model, None)
+        except FormatError:
+            others[label] = (model, None)
+    return others

@@ -73,7 +73,7 @@ def page(comparison: Comparison, images: dict[str, bytes]) -> str:
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
         f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>',
         "<h2>What it costs</h2>",
-        _table(c, COST, (cost_cells(row) for row in c.rows), c.impossible),
+        _table(c, COST, (cost_cells(c, row) for row in c.rows), c.impossible),
         "<h2>What it buys</h2>",
         _table(c, GAIN, (gain_cells(row, c.bandwidth) for row in c.rows)),
         _notes(footnotes(c)),
@@ -114,7 +114,7 @@ def fragment(comparison: Comparison) -> str:
 
     return (
         f"<p><b>{escape(c.model['title'])}</b></p>"
-        + table(COST, (cost_cells(row) for row in c.rows))
+        + table(COST, (cost_cells(c, row) for row in c.rows))
         + table(GAIN, (gain_cells(row, c.bandwidth) for row in c.rows))
         + "".join(f'<p style="font-size:.85em;margin:.2em 0">{escape(x)}</p>' for x in footnotes(c))
     )

@@ -15,6 +15,7 @@ COST = (
     "format",
     "bits/weight",
     "perplexity",
+    "bits/byte",
     "× reference",
     "KL, nats",
     "same top-1",
@@ -82,17 +83,19 @@ def megabytes(n: int) -> str:
     return f"{n / 1e6:,.1f} MB" if n < 1e10 else f"{n / 1e9:,.2f} GB"
 
 
-def cost_cells(row: Row) -> list[str]:
+def cost_cells(comparison: Comparison, row: Row) -> list[str]:
     """Cells under `COST`."""
     mark = " (reference)" if row.is_reference else " (ruin expected*)" if row.note else ""
     return [
         row.label + mark,
         f"{row.bits_per_weight:.2f}",
         estimate(row.quality.perplexity),
+        number(comparison.bits_per_byte(row).value),
         "–" if row.quality.against is None else estimate(row.quality.against.ratio),
         "–" if row.is_reference else estimate(row.kl),
         "–" if row.is_reference else percent(row.same_top),
-        f"{100 * row.rel_error:.2g} %",
+        # of another model's weights against these there is nothing to say
+        "–" if row.other else f"{100 * row.rel_error:.2g} %",
     ]
 
 
@@ -138,7 +141,7 @@ def tables(comparison: Comparison) -> list[Table]:
             stacked = head.replace(" ", "\n").replace("/weight", "/\nweight")
             table.add_column(stacked, justify="left" if head == "format" else "right")
     for row in comparison.rows:
-        name, *cells = cost_cells(row)
+        name, *cells = cost_cells(comparison, row)
         cost.add_row(name.replace(f"{row.label} ", f"{row.label}\n"), *cells)
         gain.add_row(*gain_cells(row, comparison.bandwidth))
     for label in comparison.impossible:
@@ -206,6 +209,9 @@ def reference_sentence(comparison: Comparison) -> str:
         sentence += (
             " Coded formats multiply with int8 activations, dense ones with f32: part of every KL."
         )
+    if others := [r.label for r in comparison.rows if r.other]:
+        verb = "is another model" if len(others) == 1 else "are other models"
+        sentence += f" {', '.join(others)} {verb} with the same tokens."
     kinds = {
         t["file_type"]
         for t in row.tensors
@@ -229,7 +235,7 @@ def markdown(comparison: Comparison) -> str:
     for row in comparison.rows:
         cells = [
             cell.replace("*", r"\*")
-            for cell in [*cost_cells(row), *gain_cells(row, comparison.bandwidth)[1:]]
+            for cell in [*cost_cells(comparison, row), *gain_cells(row, comparison.bandwidth)[1:]]
         ]
         lines.append("| " + " | ".join(cells) + " |")
     for label in comparison.impossible:
