@@ -79,6 +79,10 @@ impl Config {
     /// An architecture that is not in [`ARCHITECTURES`], keys that are missing or of another type,
     /// numbers that contradict each other.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        Self::of_metadata(gguf).map_err(gguf.blame())
+    }
+
+    fn of_metadata(gguf: &Gguf) -> Result<Self> {
         let meta = gguf.metadata();
         let arch: String = meta.require("general.architecture")?;
         if !ARCHITECTURES.contains(&arch.as_str()) {
@@ -87,6 +91,11 @@ impl Config {
                 known: ARCHITECTURES.join(", "),
             });
         }
+        Self::of_architecture(gguf, arch.clone()).map_err(|e| in_gguf_words(&arch, e))
+    }
+
+    fn of_architecture(gguf: &Gguf, arch: String) -> Result<Self> {
+        let meta = gguf.metadata();
         let key = |name: &str| format!("{arch}.{name}");
         let need = |name: &str| {
             count(gguf, &key(name))?.ok_or_else(|| Error::MissingKey { key: key(name) })
@@ -219,6 +228,21 @@ pub(crate) fn limit(key: &str, n: usize, max: usize) -> Result<()> {
 /// A configuration value that cannot be.
 pub(crate) fn bad(key: &str, reason: String) -> Error {
     Error::BadConfig { key: key.to_owned(), reason }
+}
+
+/// The checks that all files share speak of keys without the architecture that they begin with in a file.
+fn in_gguf_words(arch: &str, error: Error) -> Error {
+    match error {
+        Error::BadConfig { key, reason } if !key.starts_with(&format!("{arch}.")) => {
+            let key = match key.as_str() {
+                "vocab_size" => "the rows of token_embd.weight".to_owned(),
+                "rope factors" => "the tensors of rope factors".to_owned(),
+                key => format!("{arch}.{key}"),
+            };
+            Error::BadConfig { key, reason }
+        }
+        error => error,
+    }
 }
 
 /// An integer, or an array of equal integers (per-layer keys of uniform models).

@@ -21,7 +21,7 @@ use tritlab_kernels::Packing;
 use crate::error::Result;
 use crate::gguf::Gguf;
 use crate::model::Progress;
-use crate::tensors::File;
+use crate::tensors::{File, located};
 
 /// What [`convert`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +52,6 @@ pub fn convert(
         to_gguf::write(source, destination, progress)
     } else {
         let file = File { gguf: Gguf::open(source)?, i2_s };
-        to_folder::write(&file, destination, progress)
+        to_folder::write(&file, destination, progress).map_err(|e| located(&file, e))
     }
 }

@@ -5,7 +5,7 @@
 //! (opening a file, building a tokenizer, building a model); what runs afterwards cannot fail for
 //! the same reason twice.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What every fallible call of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -214,14 +214,23 @@ pub enum Error {
         got: u64,
     },
 
-    // ---- Hugging Face folders ----
-    /// Something is wrong in one file of a folder.
+    // ---- models in files and folders ----
+    /// Something is wrong in this file. Whatever is wrong with a model comes in it.
     #[error("{}: {source}", path.display())]
     InFile {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         source: Box<Error>,
+    },
+    /// A tensor that is missing, of another shape or of no use, where the reason may be a size that the
+    /// configuration does not state.
+    #[error("{source} ({assumed})")]
+    Assumed {
+        /// What is wrong.
+        source: Box<Error>,
+        /// Keys that are absent, with the values that were taken instead.
+        assumed: String,
     },
     /// A folder without weights that can be read.
     #[error(
@@ -522,11 +531,24 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
+    /// An I/O error of a temporary file in `folder`: the folder is what the caller named.
+    pub(crate) fn temporary_in(folder: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |e| {
+            let inner = e.get_ref().and_then(std::error::Error::source);
+            let code = inner.and_then(|e| e.downcast_ref::<std::io::Error>()?.raw_os_error());
+            Self::io(folder)(code.map_or(e, std::io::Error::from_raw_os_error))
+        }
+    }
+
     /// Says in which file something is wrong, where the error does not say so itself.
     pub(crate) fn in_file(path: impl Into<PathBuf>) -> impl FnOnce(Self) -> Self {
         let path = path.into();
         move |source| match source {
-            Self::Io { .. } | Self::InFile { .. } | Self::Cancelled => source,
+            Self::Io { .. }
+            | Self::InFile { .. }
+            | Self::NotAModel { .. }
+            | Self::Imatrix { .. }
+            | Self::Cancelled => source,
             source => Self::InFile { path, source: Box::new(source) },
         }
     }
@@ -534,8 +556,22 @@ impl Error {
     /// The error without the file it is in.
     pub fn cause(&self) -> &Self {
         match self {
-            Self::InFile { source, .. } => source.cause(),
+            Self::InFile { source, .. } | Self::Assumed { source, .. } => source.cause(),
             error => error,
+        }
+    }
+
+    /// The tensor that something is wrong with, by the file's name for it.
+    pub(crate) fn tensor(&self) -> Option<&str> {
+        match self {
+            Self::InFile { source, .. } | Self::Assumed { source, .. } => source.tensor(),
+            Self::MissingTensor { name: tensor }
+            | Self::ShapeMismatch { tensor, .. }
+            | Self::UnusedTensor { tensor, .. }
+            | Self::UnsupportedTensorType { tensor, .. }
+            | Self::BadTensor { tensor, .. }
+            | Self::Tensor { tensor, .. } => Some(tensor),
+            _ => None,
         }
     }
 }

@@ -8,7 +8,7 @@
 //! **Reading.** [`Gguf::open`] maps the file and checks all of it except the tensors' contents:
 //! every count against the bytes that are left *before* anything is allocated for it, every string
 //! for UTF-8, every shape and offset for overflow and for lying inside the file. What it returns can
-//! then be used without further errors. A hostile file gives an [`Error`](crate::Error) that names
+//! then be used without further errors. A hostile file gives an [`Error`] that names
 //! the key or tensor, never a panic or a large allocation. Metadata strings and arrays stay where
 //! they are in the file, so a vocabulary of 150 000 tokens costs one pass over its bytes.
 //!
@@ -30,12 +30,21 @@ pub use tensor::{Layout, TensorInfo, TensorType};
 pub use value::{Array, Strings, Value, ValueType};
 pub use writer::{WriteError, Writer};
 
-use crate::{error::Result, mmap::Mmap};
-use std::{collections::HashMap, fmt, ops::Deref, path::Path};
+use crate::{
+    error::{Error, Result},
+    mmap::Mmap,
+};
+use std::{
+    collections::HashMap,
+    fmt,
+    ops::Deref,
+    path::{Path, PathBuf},
+};
 
 /// An opened GGUF file.
 #[derive(Debug)]
 pub struct Gguf {
+    path: Option<PathBuf>,
     bytes: Bytes,
     version: u32,
     alignment: u64,
@@ -49,10 +58,12 @@ impl Gguf {
     /// Maps a file and checks it. See [`Mmap`] for what must not happen to the file meanwhile.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if it cannot be opened, and the GGUF variants of
-    /// [`Error`](crate::Error) for whatever is wrong in it.
+    /// [`Error::Io`](crate::Error::Io) if it cannot be opened, and [`Error::InFile`] around the GGUF variants
+    /// of [`Error`] for whatever is wrong in it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::new(Bytes::Mapped(Mmap::open(path)?))
+        let path = path.as_ref();
+        let map = Mmap::open(path)?;
+        Self::new(Some(path.to_owned()), Bytes::Mapped(map)).map_err(Error::in_file(path))
     }
 
     /// Reads a file that is in memory.
@@ -60,11 +71,12 @@ impl Gguf {
     /// # Errors
     /// As [`Self::open`], except for I/O.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
-        Self::new(Bytes::Owned(bytes))
+        Self::new(None, Bytes::Owned(bytes))
     }
 
-    fn new(bytes: Bytes) -> Result<Self> {
+    fn new(path: Option<PathBuf>, bytes: Bytes) -> Result<Self> {
         let mut gguf = Self {
+            path,
             bytes,
             version: 0,
             alignment: 0,
@@ -75,6 +87,19 @@ impl Gguf {
         };
         parse::parse(&mut gguf)?;
         Ok(gguf)
+    }
+
+    /// The file; `None` for one that is in memory.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Says that it is this file in which something is wrong.
+    pub(crate) fn blame(&self) -> impl FnOnce(Error) -> Error + '_ {
+        move |e| match &self.path {
+            Some(path) => Error::in_file(path)(e),
+            None => e,
+        }
     }
 
     /// The version of the container: 2 or 3.

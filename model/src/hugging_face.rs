@@ -6,7 +6,7 @@
 
 mod bitlinear;
 mod config;
-mod keys;
+pub(crate) mod keys;
 pub(crate) mod names;
 mod safetensors;
 
@@ -24,7 +24,7 @@ use safetensors::{Entry, Tensors};
 use crate::bitlinear::{factor, from_codes, from_masters, unpack};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::tensors::{Source, Stored, dense, finite, fitting};
+use crate::tensors::{Source, Stored, assumed, dense, finite, fitting, located};
 use crate::tokenizer::Tokenizer;
 
 /// A Hugging Face folder.
@@ -54,7 +54,7 @@ impl Folder {
         let tensors = Tensors::open(path)?;
         let names = Self::names(&description.config, &tensors);
         let folder = Folder { path: path.to_owned(), description, tensors, names };
-        folder.check_promises()?;
+        folder.check_promises().map_err(|e| located(&folder, e))?;
         Ok(folder)
     }
 
@@ -203,15 +203,6 @@ impl Folder {
             _ => from_codes(name, bytes, shape, factor),
         }
     }
-
-    /// Says in which file of the folder something is wrong with a tensor.
-    fn blame(&self, tensor: &Stored) -> impl FnOnce(Error) -> Error {
-        let file = self.tensors.get(&tensor.own_name).map(|e| self.tensors.file(e).to_owned());
-        move |e| match file {
-            Some(file) => Error::in_file(file)(e),
-            None => e,
-        }
-    }
 }
 
 impl Source for Folder {
@@ -260,7 +251,7 @@ impl Source for Folder {
     }
 
     fn matrix(&self, tensor: &Stored) -> Result<Matrix<'_>> {
-        self.tensor_matrix(tensor).map_err(self.blame(tensor))
+        self.tensor_matrix(tensor).map_err(|e| located(self, e))
     }
 
     fn vector(&self, tensor: &Stored) -> Result<Vec<f32>> {
@@ -270,7 +261,25 @@ impl Source for Folder {
         if norm && self.names.style == Style::Gemma {
             x.iter_mut().for_each(|w| *w += 1.0);
         }
-        finite(&tensor.own_name, x).map_err(self.blame(tensor))
+        finite(&tensor.own_name, x).map_err(|e| located(self, e))
+    }
+
+    fn file(&self, tensor: Option<&str>) -> PathBuf {
+        match tensor {
+            // A part of a fused tensor, or the scale that belongs beside codes.
+            Some(name) => {
+                let whole = name.split('[').next().unwrap_or(name);
+                let beside = name.strip_suffix("_scale").unwrap_or(name);
+                let entry = [name, whole, beside].iter().find_map(|n| self.tensors.get(n));
+                entry.map_or(self.tensors.list(&self.path), |e| self.tensors.file(e).to_owned())
+            }
+            None => self.path.clone(),
+        }
+    }
+
+    fn assumed(&self) -> Option<String> {
+        let d = &self.description;
+        assumed(d.assumed.iter().map(|(key, size)| (format!("{}{key}", d.prefix), *size)))
     }
 
     fn leftover(&self, used: &HashSet<String>) -> Option<String> {

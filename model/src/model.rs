@@ -15,7 +15,7 @@ use crate::imatrix::Imatrix;
 use crate::linear::{InputNorm, Linear};
 use crate::requantize::requantize;
 use crate::source::{gather, halves};
-use crate::tensors::{File, Source, Stored, missing};
+use crate::tensors::{File, Source, Stored, check_all_used, located, missing};
 use crate::tokenizer::Tokenizer;
 
 /// What a tensor is for.
@@ -141,8 +141,10 @@ impl Model {
             tensors: Vec::new(),
             used: HashSet::new(),
         };
-        let decoder = loader.decoder()?;
-        loader.check_all_used()?;
+        let decoder = loader.decoder().and_then(|decoder| {
+            check_all_used(&*source, &loader.used, &config.architecture).map(|()| decoder)
+        });
+        let decoder = decoder.map_err(|e| located(&*source, e))?;
         let tensors = loader.tensors;
         let tokenizer = source.tokenizer();
         Ok(Model {
@@ -257,17 +259,6 @@ impl<'a> Loader<'a, '_> {
             down: self.linear(&name("ffn_down"), e, f, Role::Linear)?,
             post_ffn_norm: if gemma { Some(self.norm(&name("post_ffw_norm"), e)?) } else { None },
         })
-    }
-
-    /// A tensor that a model does without (biases of norms, gates of experts, an adapter) would change its
-    /// answers silently: better no model than another one.
-    fn check_all_used(&self) -> Result<()> {
-        match self.source.leftover(&self.used) {
-            None => Ok(()),
-            Some(tensor) => {
-                Err(Error::UnusedTensor { tensor, architecture: self.config.architecture.clone() })
-            }
-        }
     }
 
     /// The tensor, its shape checked.

@@ -156,7 +156,8 @@ pub fn quantize_gguf(
         let chosen = wanted
             .map(|format| fallback.choose(format, info.cols() as usize))
             .transpose()
-            .map_err(|source| Error::Tensor { tensor: info.name().to_owned(), source })?;
+            .map_err(|source| Error::Tensor { tensor: info.name().to_owned(), source })
+            .map_err(gguf.blame())?;
         summary.fallbacks += usize::from(chosen != wanted);
         let ty = chosen.map_or(Ok(info.tensor_type()), storable)?;
         let chosen = chosen.filter(|_| ty != info.tensor_type());
@@ -186,7 +187,8 @@ pub fn quantize_gguf(
                     .filter(|_| matches!(role(info), Role::Linear))
                     .map(|i| i.importance(info.name(), m.cols()))
                     .transpose()?;
-                let (q, cost) = requantize(info.name(), &m, format, importance.as_deref())?;
+                let (q, cost) = requantize(info.name(), &m, format, importance.as_deref())
+                    .map_err(gguf.blame())?;
                 error += cost.error;
                 norm += cost.norm;
                 write(out, q.bytes())

@@ -54,6 +54,10 @@ pub fn i2_s_order(name: &str) -> Result<Packing> {
 /// # Errors
 /// A type that no kernel reads; a row that is too long for exact sums; codes that stand for nothing.
 pub fn matrix<'a>(gguf: &'a Gguf, info: &TensorInfo, i2_s: Packing) -> Result<Matrix<'a>> {
+    read(gguf, info, i2_s).map_err(gguf.blame())
+}
+
+fn read<'a>(gguf: &'a Gguf, info: &TensorInfo, i2_s: Packing) -> Result<Matrix<'a>> {
     let ty = info.tensor_type();
     let (rows, cols) = (info.rows() as usize, info.cols() as usize);
     let blame = |source| Error::Tensor { tensor: info.name().to_owned(), source };
@@ -91,7 +95,8 @@ pub(crate) fn note(ty: TensorType) -> &'static str {
 /// # Errors
 /// As [`matrix`]; numbers that are not finite.
 pub fn vector(gguf: &Gguf, info: &TensorInfo) -> Result<Vec<f32>> {
-    crate::tensors::finite(info.name(), matrix(gguf, info, Packing::I2_S)?.dequantize())
+    let x = matrix(gguf, info, Packing::I2_S)?.dequantize();
+    crate::tensors::finite(info.name(), x).map_err(gguf.blame())
 }
 
 /// The rows `pick` of a matrix, in that order. Whole rows move, so nothing is quantised again.

@@ -6,6 +6,7 @@
 //! of no use) is said in those.
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use tritlab_kernels::{Format, Matrix, Packing};
 
@@ -70,6 +71,14 @@ pub trait Source {
     /// As [`Self::matrix`]; numbers that are not finite.
     fn vector(&self, tensor: &Stored) -> Result<Vec<f32>>;
 
+    /// The file that holds, or should hold, the tensor with this name of the file's own; without a name, or
+    /// where only its place in the model is known, the file or folder itself.
+    fn file(&self, tensor: Option<&str>) -> PathBuf;
+
+    /// Sizes that the configuration does not state, though a tensor may contradict what was taken instead: for
+    /// messages.
+    fn assumed(&self) -> Option<String>;
+
     /// A tensor of the file that is not in `used` (names of the file) and that the model should not do
     /// without.
     fn leftover(&self, used: &HashSet<String>) -> Option<String>;
@@ -95,7 +104,7 @@ impl Source for File {
     fn tokenizer(&self) -> Result<Tokenizer> {
         let tokenizer = Tokenizer::from_gguf(&self.gguf)?;
         let vocab = self.gguf.tensor("token_embd.weight").map_or(0, |t| t.rows() as usize);
-        fitting(tokenizer, vocab)
+        fitting(tokenizer, vocab).map_err(self.gguf.blame())
     }
 
     fn count(&self) -> usize {
@@ -133,6 +142,22 @@ impl Source for File {
         source::vector(&self.gguf, info)
     }
 
+    fn file(&self, _: Option<&str>) -> PathBuf {
+        self.gguf.path().unwrap_or(Path::new("")).to_owned()
+    }
+
+    fn assumed(&self) -> Option<String> {
+        let config = self.config().ok()?;
+        let sizes = [
+            ("attention.head_count_kv", config.kv_heads),
+            ("attention.key_length", config.head_dim),
+        ];
+        let key = |name: &str| format!("{}.{name}", config.architecture);
+        let absent = sizes.map(|(name, size)| (key(name), size));
+        let absent = absent.into_iter().filter(|(key, _)| self.gguf.metadata().get(key).is_none());
+        assumed(absent)
+    }
+
     fn leftover(&self, used: &HashSet<String>) -> Option<String> {
         // Read with the configuration; the last is a table of angles in files of 2023.
         let known =
@@ -148,13 +173,16 @@ impl Source for File {
     }
 }
 
-/// The tokenizer, if the embedding has a row for each of its tokens. Control tokens may go without: Gemma 3's
-/// text models have none for the image token of their tokenizer.
+/// The one token that published models have and no row for: text models of Gemma 3 share the tokenizer of those
+/// that see.
+const NO_ROW: &str = "<image_soft_token>";
+
+/// The tokenizer, if the embedding has a row for each of its tokens.
 pub(crate) fn fitting(tokenizer: Tokenizer, vocab: usize) -> Result<Tokenizer> {
     let beyond = |id: &u32| {
         let text = tokenizer.token(*id).unwrap_or_default();
-        let role = tokenizer.bos() == Some(*id) || tokenizer.eos() == Some(*id);
-        role || !(text.is_empty() || tokenizer.is_control(*id))
+        let role = tokenizer.bos() == Some(*id) || tokenizer.eog().contains(id);
+        role || !(text.is_empty() || text == NO_ROW)
     };
     match (vocab as u32..tokenizer.vocab_size() as u32).find(beyond) {
         None => Ok(tokenizer),
@@ -162,6 +190,41 @@ pub(crate) fn fitting(tokenizer: Tokenizer, vocab: usize) -> Result<Tokenizer> {
             let token = tokenizer.token(id).unwrap_or_default().to_owned();
             Err(Error::VocabularyMismatch { id, token, vocab })
         }
+    }
+}
+
+/// Says in which of the source's files something is wrong, and what was assumed about it.
+pub(crate) fn located(source: &dyn Source, error: Error) -> Error {
+    let file = source.file(error.tensor());
+    let assumed = match &error {
+        Error::MissingTensor { .. } | Error::ShapeMismatch { .. } | Error::UnusedTensor { .. } => {
+            source.assumed()
+        }
+        _ => None,
+    };
+    let error = match assumed {
+        Some(assumed) => Error::Assumed { source: Box::new(error), assumed },
+        None => error,
+    };
+    Error::in_file(file)(error)
+}
+
+/// Words for keys that are absent and what was taken instead.
+pub(crate) fn assumed(absent: impl Iterator<Item = (String, usize)>) -> Option<String> {
+    let all: Vec<_> = absent.map(|(key, size)| format!("`{key}` = {size}")).collect();
+    (!all.is_empty()).then(|| format!("the configuration does not state {}", all.join(", ")))
+}
+
+/// Refuses a tensor that the model does without (biases of norms, gates of experts, an adapter): it would change
+/// the model's answers silently, and no model is better than another one.
+pub(crate) fn check_all_used(
+    source: &dyn Source,
+    used: &HashSet<String>,
+    architecture: &str,
+) -> Result<()> {
+    match source.leftover(used) {
+        None => Ok(()),
+        Some(tensor) => Err(Error::UnusedTensor { tensor, architecture: architecture.to_owned() }),
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde_json::{Value, json};
-use support::{assert_bits, error, expected, folder, load, load_as};
+use support::{assert_bits, error, expected, folder, load, load_as, whole_error};
 use tritlab_kernels::{Error as KernelError, Format};
 use tritlab_model::hugging_face::Folder;
 use tritlab_model::tensors::Source;
@@ -149,13 +149,12 @@ impl Edit {
 }
 
 fn refused_in(folder: &Path, file: &str) -> Error {
-    match error(load(folder)) {
-        Error::InFile { path, source } => {
-            assert_eq!(path, folder.join(file), "{source}");
-            *source
-        }
+    let e = whole_error(load(folder));
+    match &e {
+        Error::InFile { path, source } => assert_eq!(*path, folder.join(file), "{source}"),
         e => panic!("no file is named: {e}"),
     }
+    error::<()>(Err(e))
 }
 
 fn logits(model: &Model, fixture: &str) -> Vec<f32> {
@@ -514,7 +513,7 @@ fn files_that_are_missing_or_no_such_files() {
         let edit = Edit::of("llama");
         edit.write_config();
         std::fs::write(edit.file("model.safetensors"), &whole[..len]).unwrap();
-        match error(load(edit.path())) {
+        match whole_error(load(edit.path())) {
             Error::InFile { path, source } => {
                 assert!(path.ends_with("model.safetensors"));
                 assert!(matches!(*source, Error::BadSafetensors { .. }), "{len}: {source}");
@@ -661,16 +660,17 @@ fn tokenizer_json(tokens: usize, added: &[(usize, &str)]) -> Value {
 fn tokenizer_and_vocabulary_must_agree() {
     let edit = Edit::of("llama").write();
     let file = edit.file("tokenizer.json");
+    let image = "<image_soft_token>";
     let save = |json: Value| std::fs::write(&file, json.to_string()).unwrap();
     let tokenizer = || Folder::open(edit.path()).unwrap().tokenizer();
-    // Fewer tokens than rows, as many, and a control token that has no row.
-    for (tokens, added) in [(100, vec![]), (128, vec![]), (128, vec![(128, "<image>")])] {
+    // Fewer tokens than rows, as many, and the control token of Gemma 3 that has no row.
+    for (tokens, added) in [(100, vec![]), (128, vec![]), (128, vec![(128, image)])] {
         save(tokenizer_json(tokens, &added));
         assert_eq!(tokenizer().unwrap().vocab_size(), tokens + added.len());
         load(edit.path()).unwrap().tokenizer().unwrap();
     }
     save(tokenizer_json(130, &[]));
-    match error(tokenizer()) {
+    match whole_error(tokenizer()) {
         Error::InFile { path, source } => {
             assert_eq!(path, file);
             let e = *source;
@@ -679,10 +679,91 @@ fn tokenizer_and_vocabulary_must_agree() {
         }
         e => panic!("{e}"),
     }
+    // Control tokens need a row as others do.
+    save(tokenizer_json(128, &[(128, image), (129, "<end>")]));
+    let e = error(tokenizer());
+    let found = matches!(&e, Error::VocabularyMismatch { id: 129, token, .. } if token == "<end>");
+    assert!(found, "{e}");
+    // Ids that are not those that a text gets: the file's name, the token, both ids.
+    let refused = |json: Value, words: &[&str]| {
+        save(json);
+        let e = whole_error(tokenizer());
+        assert!(matches!(e.cause(), Error::BadTokenizer { .. }), "{e}");
+        let text = e.to_string();
+        for word in words.iter().chain(&[file.to_str().unwrap()]) {
+            assert!(text.contains(word), "{word} is not in: {text}");
+        }
+    };
+    refused(tokenizer_json(120, &[(500, "<late>")]), &["<late>", "500", "120"]);
+    refused(tokenizer_json(120, &[(121, "<a>"), (121, "<b>")]), &["121", "120", "<a>"]);
+    refused(tokenizer_json(120, &[(120, "<a>"), (120, "<b>")]), &["<a>", "<b>", "120"]);
+    refused(tokenizer_json(120, &[(7, "t9")]), &["t9", "7", "9"]);
+    let mut json = tokenizer_json(120, &[]);
+    json["model"]["vocab"]["other"] = json!(7);
+    refused(json, &["t7", "other", "7"]);
     // The model can still be run by ids, and says why it has no tokenizer.
+    save(tokenizer_json(130, &[]));
     let model = load(edit.path()).unwrap();
     let e = error(model.tokenizer());
     assert!(matches!(&e, Error::NoTokenizer { reason } if reason.contains("t128")), "{e}");
     std::fs::remove_file(&file).unwrap();
     assert!(matches!(error(tokenizer()), Error::MissingTokenizer { .. }));
+}
+
+/// Where generation ends: `generation_config.json`, or else `config.json`, which may keep it in `text_config`.
+#[test]
+fn ends_of_a_generation() {
+    let edit = Edit::of("llama").set("eos_token_id", json!([5, 3])).write();
+    let save = |file: &str, json: Value| std::fs::write(edit.file(file), json.to_string()).unwrap();
+    save("tokenizer.json", tokenizer_json(128, &[]));
+    let tokenizer = || Folder::open(edit.path()).and_then(|f| f.tokenizer());
+    let ends = || tokenizer().map(|t| (t.eos(), t.eog().to_vec())).unwrap();
+    assert_eq!(ends(), (Some(5), vec![3, 5]));
+    save("generation_config.json", json!({"eos_token_id": null}));
+    assert_eq!(ends(), (Some(5), vec![3, 5]));
+    save("generation_config.json", json!({"eos_token_id": 9}));
+    assert_eq!(ends(), (Some(9), vec![9]));
+    // The tokenizer's own comes first and ends a text too.
+    save("tokenizer_config.json", json!({"eos_token": "t70"}));
+    assert_eq!(ends(), (Some(70), vec![9, 70]));
+    std::fs::remove_file(edit.file("tokenizer_config.json")).unwrap();
+    let mut config = edit.config.clone();
+    config.as_object_mut().unwrap().remove("eos_token_id");
+    let set = |config: &Value| save("config.json", config.clone());
+    set(&config);
+    let refused = |file: &str, value: &Value, key: &str| {
+        let e = whole_error(tokenizer());
+        let named = matches!(&e, Error::InFile { path, .. } if *path == edit.file(file));
+        assert!(named, "{value}: {e}");
+        let found = match e.cause() {
+            Error::WrongType { found, .. } => value.to_string().eq(found),
+            Error::BadConfig { reason, .. } => reason.contains("vocabulary of 128 tokens"),
+            _ => false,
+        };
+        assert!(found && e.to_string().contains(key), "{value}: {e}");
+    };
+    for value in [json!("x"), json!(-1), json!(1.5), json!([1, "x"]), json!(128), json!([1, 4000])]
+    {
+        save("generation_config.json", json!({"eos_token_id": value}));
+        refused("generation_config.json", &value, "eos_token_id");
+        std::fs::remove_file(edit.file("generation_config.json")).unwrap();
+        config["eos_token_id"] = value.clone();
+        set(&config);
+        refused("config.json", &value, "eos_token_id");
+        // A model without a tokenizer does not hide it.
+        let e = whole_error(load(edit.path()));
+        assert!(e.to_string().contains("config.json"), "{e}");
+        config.as_object_mut().unwrap().remove("eos_token_id");
+        config["text_config"] = json!({"eos_token_id": value});
+        set(&config);
+        refused("config.json", &value, "text_config.eos_token_id");
+        config.as_object_mut().unwrap().remove("text_config");
+        set(&config);
+    }
+    config["text_config"] = json!({"eos_token_id": 8});
+    set(&config);
+    assert_eq!(ends(), (Some(8), vec![8]));
+    config.as_object_mut().unwrap().remove("text_config");
+    set(&config);
+    assert_eq!(ends(), (None, vec![]));
 }

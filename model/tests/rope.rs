@@ -142,21 +142,27 @@ fn rotations_that_cannot_be() {
     let llama = || File::of("llama").without("rope_freqs.weight");
     for dims in [0u32, 31, 34, u32::MAX] {
         let file = llama().set("llama.rope.dimension_count", dims);
-        assert_eq!(refused(file), "rope.dimension_count", "{dims}");
+        assert_eq!(refused(file), "llama.rope.dimension_count", "{dims}");
     }
     for base in [0.0f32, -1.0, f32::NAN, f32::INFINITY] {
-        assert_eq!(refused(llama().set("llama.rope.freq_base", base)), "rope.freq_base");
+        assert_eq!(refused(llama().set("llama.rope.freq_base", base)), "llama.rope.freq_base");
     }
     for factor in [0.0f32, -1.0, f32::NAN] {
         let file = llama()
             .set("llama.rope.scaling.type", "linear")
             .set("llama.rope.scaling.factor", factor);
-        assert_eq!(refused(file), "rope.scaling.factor");
+        assert_eq!(refused(file), "llama.rope.scaling.factor");
     }
     let yarn = llama().set("llama.rope.scaling.type", "yarn");
     assert_eq!(refused(yarn), "llama.rope.scaling.type");
-    assert_eq!(refused(llama().with("rope_freqs.weight", &[15], &[1.0; 15])), "rope factors");
-    assert_eq!(refused(llama().with("rope_freqs.weight", &[16], &[0.0; 16])), "rope factors");
+    assert_eq!(
+        refused(llama().with("rope_freqs.weight", &[15], &[1.0; 15])),
+        "the tensors of rope factors"
+    );
+    assert_eq!(
+        refused(llama().with("rope_freqs.weight", &[16], &[0.0; 16])),
+        "the tensors of rope factors"
+    );
     let half = File::of("phi3-short").without("rope_factors_long.weight");
     assert_eq!(refused(half), "rope_factors_long.weight");
 }

@@ -359,7 +359,8 @@ fn a_hugging_face_folder() {
     assert_eq!(Tokenizer::from_folder(folder.path()).unwrap().chat_template(), Some("j"));
     fs::write(folder.path().join("tokenizer_config.json"), "{").unwrap();
     let error = Tokenizer::from_folder(folder.path()).unwrap_err();
-    assert!(matches!(error, Error::BadTokenizer { .. }), "{error}");
+    assert!(matches!(error.cause(), Error::BadJson { .. }), "{error}");
+    assert!(error.to_string().contains("tokenizer_config.json"), "{error}");
 }
 
 #[test]

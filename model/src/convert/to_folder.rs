@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::hugging_face::names::{self, Names};
 use crate::model::{Progress, fold};
 use crate::source::{format_of, gather, halves};
-use crate::tensors::{File, Source, Stored};
+use crate::tensors::{File, Source, Stored, check_all_used};
 
 /// What a tensor of the folder is made from.
 #[derive(Clone, Debug)]
@@ -69,7 +69,8 @@ pub(super) fn write(
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)] // a temporary folder is private by default; a model should follow the umask
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-    let folder = builder.prefix(".tritlab-").tempdir_in(parent).map_err(Error::io(parent))?;
+    let folder =
+        builder.prefix(".tritlab-").tempdir_in(parent).map_err(Error::temporary_in(parent))?;
 
     let save = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
@@ -168,12 +169,8 @@ fn plan(file: &File, config: &Config) -> Result<(Vec<Out>, Found, Vec<String>)> 
         dense.push(names.head.clone());
         found.not_ternary = Some(dense);
     }
-    match file.leftover(&used) {
-        None => Ok((outs, found, rounded)),
-        Some(tensor) => {
-            Err(Error::UnusedTensor { tensor, architecture: config.architecture.clone() })
-        }
-    }
+    check_all_used(file, &used, &config.architecture)?;
+    Ok((outs, found, rounded))
 }
 
 fn scale_name(weight: &str) -> String {

@@ -12,7 +12,7 @@ use crate::gguf::{TensorType, Value, WriteError, Writer};
 use crate::hugging_face::{Folder, names};
 use crate::model::Progress;
 use crate::source::{gather, interleaved};
-use crate::tensors::{Source, Stored};
+use crate::tensors::{Source, Stored, check_all_used};
 use crate::tokenizer::Tokenizer;
 
 /// Weights that are converted together where a matrix is not copied as it is.
@@ -120,12 +120,8 @@ fn plan<'a>(
             plan.push((name, ty, dims, Content::Dense(tensor)));
         }
     }
-    match folder.leftover(&used) {
-        None => Ok(plan),
-        Some(tensor) => {
-            Err(Error::UnusedTensor { tensor, architecture: config.architecture.clone() })
-        }
-    }
+    check_all_used(folder, &used, &config.architecture)?;
+    Ok(plan)
 }
 
 /// Whether GGUF keeps the rows of this tensor interleaved.

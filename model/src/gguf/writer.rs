@@ -146,7 +146,8 @@ impl<'a> Writer<'a> {
         let mut builder = tempfile::Builder::new();
         #[cfg(unix)] // a temporary file is private by default; a model should follow the umask
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder.prefix(".tritlab-").tempfile_in(folder).map_err(Error::io(folder))?;
+        let file =
+            builder.prefix(".tritlab-").tempfile_in(folder).map_err(Error::temporary_in(folder))?;
 
         let mut out = BufWriter::with_capacity(BUFFER, file);
         self.stream(&mut out, fill).map_err(|e| e.at(path))?;

@@ -26,6 +26,10 @@ pub(super) struct Description {
     pub mlp_bias: bool,
     /// BitLinear layers, if there are any.
     pub quantization: Option<Quantization>,
+    /// Sizes that tensors have and the file does not state, with what stands for them.
+    pub assumed: Vec<(&'static str, usize)>,
+    /// What comes before those keys: `text_config.`, or nothing.
+    pub prefix: &'static str,
 }
 
 /// Defaults of a `transformers` configuration class.
@@ -151,7 +155,10 @@ impl Description {
         let old_bitnet =
             root.texts("architectures")?.is_some_and(|a| a.contains(&"BitnetForCausalLM"))
                 && model_type != "bitnet";
-        family.describe(root, keys, old_bitnet).map_err(in_hugging_face_words)
+        let description = family.describe(root, keys, old_bitnet).map_err(in_hugging_face_words)?;
+        // The tokenizer reads them: a wrong one is found before there is one.
+        root.ends(description.config.vocab)?;
+        Ok(description)
     }
 }
 
@@ -243,6 +250,15 @@ impl Family {
             interleaved: false,
         };
         config.check()?;
+        let sizes = [
+            ("hidden_size", hidden),
+            ("intermediate_size", config.ffn),
+            ("num_hidden_layers", layers),
+            ("num_attention_heads", heads),
+            ("num_key_value_heads", kv_heads),
+            ("head_dim", head_dim),
+            ("vocab_size", config.vocab),
+        ];
         let flag = |key: &str| Ok::<_, Error>(keys.flag(key)?.unwrap_or(false));
         let tied = match keys.flag("tie_word_embeddings")? {
             None => root.flag("tie_word_embeddings")?,
@@ -255,6 +271,8 @@ impl Family {
             attention_bias: flag("attention_bias")?,
             mlp_bias: flag("mlp_bias")?,
             quantization,
+            assumed: sizes.into_iter().filter(|(key, _)| keys.get(key).is_none()).collect(),
+            prefix: if root.has("text_config") && gemma { "text_config." } else { "" },
         })
     }
 

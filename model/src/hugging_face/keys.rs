@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 
 /// An object of `config.json`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Keys<'a> {
+pub(crate) struct Keys<'a> {
     object: Option<&'a Map<String, Value>>,
     /// What comes before a key in messages: `rope_scaling.`, or nothing.
     prefix: &'a str,
@@ -61,6 +61,29 @@ impl<'a> Keys<'a> {
 
     pub fn texts(self, key: &str) -> Result<Option<Vec<&'a str>>> {
         self.read(key, "an array of strings", |v| v.as_array()?.iter().map(Value::as_str).collect())
+    }
+
+    /// The ids that end a text, of a vocabulary of `vocab` tokens: one or several, here or in `text_config`.
+    pub fn ends(self, vocab: usize) -> Result<Option<Vec<u32>>> {
+        const KEY: &str = "eos_token_id";
+        let id = |v: &Value| u32::try_from(v.as_u64()?).ok();
+        let several = |v: &Value| match v {
+            Value::Array(all) => all.iter().map(id).collect(),
+            one => id(one).map(|id| vec![id]),
+        };
+        let keys = if self.get(KEY).is_some() {
+            self
+        } else {
+            self.object("text_config", "text_config.")?
+        };
+        let ids = keys.read(KEY, "a token id or an array of them", several)?;
+        match ids.iter().flatten().find(|id| **id as usize >= vocab) {
+            None => Ok(ids),
+            Some(id) => {
+                let reason = format!("token id {id} is outside the vocabulary of {vocab} tokens");
+                Err(keys.bad(KEY, reason))
+            }
+        }
     }
 
     pub fn flag(self, key: &str) -> Result<Option<bool>> {

@@ -124,6 +124,14 @@ impl Tensors {
         &self.shards[entry.shard].path
     }
 
+    /// The file that says which tensors there are: the only one, or the index.
+    pub fn list(&self, folder: &Path) -> PathBuf {
+        match self.shards.as_slice() {
+            [only] if only.path.ends_with(SINGLE) => only.path.clone(),
+            _ => folder.join(INDEX),
+        }
+    }
+
     pub fn bytes(&self, entry: &Entry) -> &[u8] {
         &self.shards[entry.shard].map[entry.bytes.clone()]
     }

@@ -42,10 +42,13 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::MissingTokenizer`] if the file has none, [`Error::UnsupportedTokenizer`] or
     /// [`Error::UnsupportedPreTokenizer`] if it is of an unknown family, and
-    /// [`Error::BadTokenizer`], [`Error::WrongType`] or [`Error::UnknownToken`] if its tables
-    /// contradict each other.
+    /// [`Error::BadTokenizer`], [`Error::WrongType`] or [`Error::BadConfig`] if its tables and ids
+    /// contradict each other; in [`Error::InFile`] where there is one.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
-        let metadata = gguf.metadata();
+        Self::of_metadata(gguf.metadata()).map_err(gguf.blame())
+    }
+
+    fn of_metadata(metadata: Metadata<'_>) -> Result<Self> {
         let mut tokenizer = match metadata.optional::<Cow<'_, str>>(HUGGING_FACE)? {
             Some(json) => {
                 let mut tokenizer = hugging_face::from_json(json.as_bytes())?;
@@ -112,10 +115,7 @@ fn from_spm(metadata: Metadata<'_>) -> Result<Tokenizer> {
     };
     let unknown = metadata.optional(UNKNOWN)?.or_else(|| default(UNKNOWN, &vocabulary));
     let ids = ids(metadata, &vocabulary, default)?;
-    if let Some(id) = unknown.filter(|&id| id as usize >= vocabulary.len()) {
-        let vocab = vocabulary.len();
-        return Err(Error::UnknownToken { id, vocab });
-    }
+    let unknown = unknown.map(|id| inside(UNKNOWN, id, &vocabulary)).transpose()?;
     let model = Model::Spm(Spm::new(&vocabulary, &scores, unknown));
     let space_prefix = metadata.optional(ADD_SPACE_PREFIX)?.unwrap_or(true);
     tables(metadata, vocabulary, model, ids, true, space_prefix)
@@ -174,14 +174,27 @@ fn ids(
     vocabulary: &Vocabulary,
     default: impl Fn(&'static str, &Vocabulary) -> Option<u32>,
 ) -> Result<SpecialIds> {
-    let id = |key| -> Result<Option<u32>> {
-        Ok(metadata.optional(key)?.or_else(|| default(key, vocabulary)))
+    let stated = |key| -> Result<Option<u32>> {
+        let id: Option<u32> = metadata.optional(key)?;
+        id.map(|id| inside(key, id, vocabulary)).transpose()
     };
+    let id = |key| Ok::<_, Error>(stated(key)?.or_else(|| default(key, vocabulary)));
     let mut ends = Vec::new();
     for key in ENDS {
-        ends.extend(metadata.optional::<u32>(key)?);
+        ends.extend(stated(key)?);
     }
-    SpecialIds::new(vocabulary, id(BOS)?, id(EOS)?, ends)
+    Ok(SpecialIds::new(vocabulary, id(BOS)?, id(EOS)?, ends))
+}
+
+/// An id that the vocabulary has.
+fn inside(key: &str, id: u32, vocabulary: &Vocabulary) -> Result<u32> {
+    match vocabulary.len() {
+        n if (id as usize) < n => Ok(id),
+        n => {
+            let reason = format!("token id {id} is outside the vocabulary of {n} tokens");
+            Err(Error::BadConfig { key: key.to_owned(), reason })
+        }
+    }
 }
 
 /// A key without which there is no tokenizer.

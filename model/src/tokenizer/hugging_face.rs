@@ -10,8 +10,10 @@ use super::{
     vocabulary::{Kind, Spelling, Vocabulary, byte_of},
 };
 use crate::error::{Error, Result};
-use serde_json::Value;
-use std::{fs, io::ErrorKind, path::Path, sync::OnceLock};
+use crate::hugging_face::keys::Keys;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::{collections::HashMap, fs, io::ErrorKind, path::Path, sync::OnceLock};
 
 /// Real vocabularies stay below 300 000; a single absurd id must not allocate a table to match.
 const MAX_ID: u32 = 1 << 24;
@@ -59,31 +61,45 @@ impl Tokenizer {
     }
 
     /// The tokenizer of a Hugging Face folder: `tokenizer.json`, and if they are there
-    /// `tokenizer_config.json` (BOS, EOS, chat template), `generation_config.json` (more ids that
-    /// end a generation) and `chat_template.jinja`.
+    /// `tokenizer_config.json` (BOS, EOS, chat template), `generation_config.json` (ids that end a
+    /// generation; where it names none, those of `config.json`) and `chat_template.jinja`.
     ///
     /// # Errors
     /// [`Error::MissingTokenizer`] if there is no `tokenizer.json`, [`Error::Io`] if a file cannot
-    /// be read, [`Error::BadTokenizer`] if one is malformed.
+    /// be read, [`Error::BadTokenizer`] if one is malformed or its tokens contradict each other,
+    /// [`Error::WrongType`] and [`Error::BadConfig`] for an `eos_token_id` that is none.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let path = folder.join("tokenizer.json");
         let json = read(&path)?
             .ok_or_else(|| Error::MissingTokenizer { what: path.display().to_string() })?;
-        let mut tokenizer = from_json(&json)?;
-        let config = read_json(&folder.join("tokenizer_config.json"))?;
-        let generation = read_json(&folder.join("generation_config.json"))?;
+        let mut tokenizer = from_json(&json).map_err(Error::in_file(&path))?;
+        let config = Value::Object(read_object(&folder.join("tokenizer_config.json"))?);
 
         let vocabulary = &tokenizer.vocabulary;
+        let ends = ends(folder, vocabulary.len())?;
         let named = |key| token_text(&config[key]).and_then(|text| vocabulary.find(text));
-        let ends = token_ids(&generation["eos_token_id"]);
-        tokenizer.ids = SpecialIds::new(vocabulary, named("bos_token"), named("eos_token"), ends)?;
+        let eos = named("eos_token").or(ends.first().copied());
+        tokenizer.ids = SpecialIds::new(vocabulary, named("bos_token"), eos, ends);
         tokenizer.chat_template = match read(&folder.join("chat_template.jinja"))? {
             Some(template) => Some(String::from_utf8_lossy(&template).into_owned()),
             None => chat_template(&config["chat_template"]).map(str::to_owned),
         };
         Ok(tokenizer)
     }
+}
+
+/// The ids that end a generation. Newer folders have a file for what only generation needs; where it is not
+/// there, or says nothing of them, they are in `config.json`, which may have an object for the language model.
+fn ends(folder: &Path, vocab: usize) -> Result<Vec<u32>> {
+    for name in ["generation_config.json", "config.json"] {
+        let file = folder.join(name);
+        let object = read_object(&file)?;
+        if let Some(ids) = Keys::of(&object).ends(vocab).map_err(Error::in_file(file))? {
+            return Ok(ids);
+        }
+    }
+    Ok(Vec::new())
 }
 
 pub(super) fn from_json(json: &[u8]) -> Result<Tokenizer> {
@@ -99,9 +115,10 @@ pub(super) fn from_json(json: &[u8]) -> Result<Tokenizer> {
     tokenizer.with_truncation(None).map_err(bad("tokenizer.json"))?;
     tokenizer.with_padding(None);
 
+    check_added(json, &tokenizer)?;
     let (spelling, space_prefix) = decoder(&tokenizer)?;
     let vocabulary = vocabulary(&tokenizer, spelling)?;
-    let ids = SpecialIds::new(&vocabulary, None, None, [])?;
+    let ids = SpecialIds::new(&vocabulary, None, None, []);
     let encoder = Encoder { with_special: tokenizer, plain: OnceLock::new() };
     Ok(Tokenizer {
         vocabulary,
@@ -110,6 +127,43 @@ pub(super) fn from_json(json: &[u8]) -> Result<Tokenizer> {
         ids,
         chat_template: None,
     })
+}
+
+/// The tokens beside the model's own, as the file has them.
+#[derive(Deserialize)]
+struct AddedTokens {
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+}
+
+#[derive(Deserialize)]
+struct AddedToken {
+    id: u32,
+    content: String,
+}
+
+/// The crate gives an added token the next free id, whatever the file says: where the two differ, the model was
+/// trained on another id than a text would get.
+fn check_added(json: &[u8], tokenizer: &tokenizers::Tokenizer) -> Result<()> {
+    let file: AddedTokens = serde_json::from_slice(json)
+        .map_err(|e| Error::BadTokenizer { reason: format!("added_tokens: {e}") })?;
+    let mut seen = HashMap::new();
+    for AddedToken { id, content } in &file.added_tokens {
+        if let Some(other) = seen.insert(*id, content).filter(|other| *other != content) {
+            let reason = format!("the added tokens {other:?} and {content:?} have one id, {id}");
+            return Err(Error::BadTokenizer { reason });
+        }
+        let found = tokenizer.token_to_id(content);
+        if found != Some(*id) {
+            let found = found.map_or("none".to_owned(), |id| id.to_string());
+            let reason = format!(
+                "the added token {content:?} has the id {id} in added_tokens, but the ids of the \
+                 tokens before it give it {found}"
+            );
+            return Err(Error::BadTokenizer { reason });
+        }
+    }
+    Ok(())
 }
 
 /// How the file's decoder spells tokens, and whether it takes a space from the start.
@@ -149,6 +203,11 @@ fn vocabulary(tokenizer: &tokenizers::Tokenizer, spelling: Spelling) -> Result<V
         let reason = format!("tokenizer.json has the token id {last}, more than {MAX_ID}");
         return Err(Error::BadTokenizer { reason });
     }
+    if let Some(pair) = tokens.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        let [(id, first), (_, second)] = [&pair[0], &pair[1]];
+        let reason = format!("the tokens {first:?} and {second:?} have one id, {id}");
+        return Err(Error::BadTokenizer { reason });
+    }
     let len = if tokens.is_empty() { 0 } else { last as usize + 1 };
     let (mut texts, mut kinds) = (vec![""; len], vec![Kind::Unused; len]);
     for (id, text) in &tokens {
@@ -173,15 +232,6 @@ fn token_text(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token["content"].as_str())
 }
 
-/// One id or several.
-fn token_ids(ids: &Value) -> Vec<u32> {
-    let one = |id: &Value| id.as_u64().and_then(|id| id.try_into().ok());
-    match ids.as_array() {
-        Some(ids) => ids.iter().filter_map(one).collect(),
-        None => one(ids).into_iter().collect(),
-    }
-}
-
 /// A template, or a list of named ones of which "default" is meant.
 fn chat_template(template: &Value) -> Option<&str> {
     let list = template.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -197,13 +247,13 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// A JSON file, or null if it is not there.
-fn read_json(path: &Path) -> Result<Value> {
+/// The object in a JSON file; an empty one if the file is not there.
+fn read_object(path: &Path) -> Result<Map<String, Value>> {
     let Some(bytes) = read(path)? else {
-        return Ok(Value::Null);
+        return Ok(Map::new());
     };
     serde_json::from_slice(&bytes)
-        .map_err(|e| Error::BadTokenizer { reason: format!("{} is not JSON: {e}", path.display()) })
+        .map_err(|e| Error::in_file(path)(Error::BadJson { reason: e.to_string() }))
 }
 
 /// An error of the crate, with what it was about.

@@ -1,7 +1,6 @@
 //! Ids with a role: where a text begins and ends.
 
 use super::vocabulary::{Kind, Vocabulary};
-use crate::error::{Error, Result};
 
 /// Spellings that end a turn or a text in some model. Files do not always say so by id.
 const END_OF_GENERATION: &[&str] = &[
@@ -26,20 +25,14 @@ pub(super) struct SpecialIds {
 }
 
 impl SpecialIds {
-    /// `others` end a generation too.
+    /// Ids of the vocabulary; `others` end a generation too.
     pub(super) fn new(
         vocabulary: &Vocabulary,
         bos: Option<u32>,
         eos: Option<u32>,
         others: impl IntoIterator<Item = u32>,
-    ) -> Result<Self> {
+    ) -> Self {
         let mut eog: Vec<u32> = others.into_iter().chain(eos).collect();
-        for &id in eog.iter().chain(&bos) {
-            if id as usize >= vocabulary.len() {
-                let vocab = vocabulary.len();
-                return Err(Error::UnknownToken { id, vocab });
-            }
-        }
         // Only added tokens: `</s>` can be ordinary text in a vocabulary that does not use it.
         let added = vocabulary
             .kinds()
@@ -49,6 +42,6 @@ impl SpecialIds {
         }));
         eog.sort_unstable();
         eog.dedup();
-        Ok(Self { bos, eos, eog })
+        Self { bos, eos, eog }
     }
 }

@@ -88,11 +88,23 @@ pub fn fixture(name: &str) -> Model {
 
 /// The error of a result; its value has no `Debug` worth printing.
 #[track_caller]
-pub fn error<T>(result: Result<T>) -> Error {
+pub fn whole_error<T>(result: Result<T>) -> Error {
     match result {
         Err(e) => e,
         Ok(_) => panic!("this should have been refused"),
     }
+}
+
+/// The same without the file that it is in: see [`Error::cause`].
+#[track_caller]
+pub fn error<T>(result: Result<T>) -> Error {
+    fn inner(e: Error) -> Error {
+        match e {
+            Error::InFile { source, .. } | Error::Assumed { source, .. } => inner(*source),
+            e => e,
+        }
+    }
+    inner(whole_error(result))
 }
 
 /// `n` ids that are no pattern a model could like.
@@ -338,6 +350,11 @@ impl File {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
         self.write(&path);
-        load_as(&path, format)
+        let model = load_as(&path, format);
+        if let Err(e) = &model {
+            let named = matches!(e, Error::InFile { path: p, .. } if *p == path);
+            assert!(named, "the file is not named: {e}");
+        }
+        model
     }
 }
