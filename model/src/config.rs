@@ -171,7 +171,9 @@ impl Config {
             architecture: arch,
         };
         if values != head_dim {
-            let reason = format!("value heads of {values} beside key heads of {head_dim}");
+            let reason = format!(
+                "it is {values}, but attention.key_length is {head_dim}, stated or as embedding_length / head_count"
+            );
             return Err(bad("attention.value_length", reason));
         }
         config.check()?;
@@ -188,7 +190,10 @@ impl Config {
         limit("attention.key_length", self.head_dim, 1 << 16)?;
         limit("vocab_size", self.vocab, 1 << 24)?;
         if !self.heads.is_multiple_of(self.kv_heads) {
-            let reason = format!("{} heads are not a multiple of {}", self.heads, self.kv_heads);
+            let reason = format!(
+                "attention.head_count = {} is not a multiple of {}",
+                self.heads, self.kv_heads
+            );
             return Err(bad("attention.head_count_kv", reason));
         }
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
@@ -210,7 +215,12 @@ impl Config {
         self.rope.check(self.head_dim)?;
         if let Some(local) = &self.local {
             limit("attention.sliding_window", local.window, 1 << 30)?;
-            local.rope.check(self.head_dim)?;
+            local.rope.check(self.head_dim).map_err(|e| match e {
+                Error::BadConfig { key, reason } if key == "rope.freq_base" => {
+                    bad("rope.freq_base_swa", reason)
+                }
+                e => e,
+            })?;
         }
         Ok(())
     }
@@ -236,7 +246,7 @@ fn in_gguf_words(arch: &str, error: Error) -> Error {
         Error::BadConfig { key, reason } if !key.starts_with(&format!("{arch}.")) => {
             let key = match key.as_str() {
                 "vocab_size" => "the rows of token_embd.weight".to_owned(),
-                "rope factors" => "the tensors of rope factors".to_owned(),
+                tensor if tensor.ends_with(".weight") => tensor.to_owned(),
                 key => format!("{arch}.{key}"),
             };
             Error::BadConfig { key, reason }

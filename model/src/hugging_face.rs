@@ -6,6 +6,7 @@
 
 mod bitlinear;
 mod config;
+mod damage;
 pub(crate) mod keys;
 pub(crate) mod names;
 mod safetensors;
@@ -99,6 +100,8 @@ impl Folder {
         if d.tied == Some(false) {
             need("output.weight")?;
         }
+        self.check_types()?;
+        self.check_tied_head()?;
         let attention =
             ["attn_q", "attn_k", "attn_v", "attn_output"].map(|p| (p, d.attention_bias));
         let mlp = ["ffn_gate", "ffn_up", "ffn_down"].map(|p| (p, d.mlp_bias));
@@ -114,6 +117,45 @@ impl Folder {
             }
         }
         Ok(())
+    }
+
+    /// Element types, before shapes: codes that the configuration does not speak of have another shape too, and
+    /// that is not what is wrong with them.
+    fn check_types(&self) -> Result<()> {
+        let all = names::all(self.description.config.layers);
+        all.filter_map(|name| self.find(&name)).try_for_each(|tensor| {
+            let entry = self.entry(&tensor)?;
+            self.dense_format(&tensor, entry).map(|_| ())
+        })
+    }
+
+    /// A head beside an embedding that stands for it. Of the versions of `transformers`, some take the one and some
+    /// the other; equal ones are no question.
+    fn check_tied_head(&self) -> Result<()> {
+        let head = format!("{}.weight", self.names.head);
+        let embedding = self.names.own("token_embd.weight");
+        let (true, Some(h), Some(e)) = (
+            self.description.tied == Some(true),
+            self.tensors.get(&head),
+            self.tensors.get(&embedding),
+        ) else {
+            return Ok(());
+        };
+        let bytes = |e| self.tensors.bytes(e);
+        let same = (h.dtype, &h.shape) == (e.dtype, &e.shape) && bytes(h) == bytes(e);
+        for entry in [h, e] {
+            self.tensors.release(entry);
+        }
+        match same {
+            true => Ok(()),
+            false => {
+                let reason = format!(
+                    "the model is tied (tie_word_embeddings), but {head} is not {embedding}: without the one \
+                     or the other there is one model"
+                );
+                Err(Error::BadTensor { tensor: head, reason })
+            }
+        }
     }
 
     /// Whether a tensor is a vector: a norm or a bias.
@@ -151,19 +193,8 @@ impl Folder {
         let entry = self.entry(tensor)?;
         let bytes = self.tensors.bytes(entry);
         let bitlinear = self.is_bitlinear(&tensor.name);
-        let format = match entry.dtype {
-            Dtype::F32 => Format::F32,
-            Dtype::F16 => Format::F16,
-            Dtype::BF16 => Format::BF16,
-            Dtype::U8 | Dtype::I8 if bitlinear => return self.codes(tensor, entry),
-            _ => {
-                return Err(Error::UnsupportedTensorType {
-                    tensor: tensor.own_name.clone(),
-                    found: type_name(entry.dtype),
-                    note: "",
-                    known: "F32, F16, BF16, and U8 and I8 for BitLinear layers".to_owned(),
-                });
-            }
+        let Some(format) = self.dense_format(tensor, entry)? else {
+            return self.codes(tensor, entry);
         };
         let m = dense(tensor, format, bytes)?;
         let online = self.description.quantization.as_ref().is_some_and(|q| q.online);
@@ -171,6 +202,26 @@ impl Folder {
             true => from_masters(&tensor.own_name, &m),
             false => Ok(m),
         }
+    }
+
+    /// The format of a tensor's elements; `None` for codes of a BitLinear layer.
+    fn dense_format(&self, tensor: &Stored, entry: &Entry) -> Result<Option<Format>> {
+        Ok(match entry.dtype {
+            Dtype::F32 => Some(Format::F32),
+            Dtype::F16 => Some(Format::F16),
+            Dtype::BF16 => Some(Format::BF16),
+            Dtype::U8 | Dtype::I8 if self.is_bitlinear(&tensor.name) => None,
+            _ => {
+                return Err(Error::UnsupportedTensorType {
+                    tensor: tensor.own_name.clone(),
+                    found: type_name(entry.dtype),
+                    note: "",
+                    known: "F32, F16, BF16, and U8 and I8 for layers that quantization_config in config.json \
+                            makes BitLinear"
+                        .to_owned(),
+                });
+            }
+        })
     }
 
     /// A BitLinear layer's codes with their scale.

@@ -220,8 +220,14 @@ impl<'a> Loader<'a, '_> {
         let (d, e, f) = (c.head_dim, c.hidden, c.ffn);
         let (q_rows, kv_rows) = (c.heads * d, c.kv_heads * d);
         let name = |part: &str| format!("blk.{i}.{part}");
-        let gemma = c.architecture == "gemma3";
-        let [q, k, v] = if self.source.find(&name("attn_qkv.weight")).is_some() {
+        let arch = c.architecture.as_str();
+        let gemma = arch == "gemma3";
+        let (head_norms, sub_norms) = (gemma || arch == "qwen3", arch.starts_with("bitnet"));
+        // Where a family's tensor is missing, it is that which is missing and not what others have instead.
+        let has = |part: &str| self.source.find(&name(part)).is_some();
+        let fused_qkv = has("attn_qkv.weight") || (arch == "phi3" && !has("attn_q.weight"));
+        let fused_up = arch == "phi3" && !has("ffn_gate.weight");
+        let [q, k, v] = if fused_qkv {
             self.split(&name("attn_qkv"), [q_rows, kv_rows, kv_rows], e)?
         } else {
             [
@@ -230,34 +236,30 @@ impl<'a> Loader<'a, '_> {
                 self.linear(&name("attn_v"), kv_rows, e, Role::Linear)?,
             ]
         };
-        let [gate, up] = if self.source.find(&name("ffn_gate.weight")).is_some() {
+        let [gate, up] = if fused_up {
+            self.split(&name("ffn_up"), [f, f], e)?
+        } else {
             [
                 self.linear(&name("ffn_gate"), f, e, Role::Linear)?,
                 self.linear(&name("ffn_up"), f, e, Role::Linear)?,
             ]
-        } else {
-            self.split(&name("ffn_up"), [f, f], e)?
         };
         Ok(Layer {
             attn_norm: self.norm(&name("attn_norm"), e)?,
             q,
             k,
             v,
-            q_norm: self.norm_if(&name("attn_q_norm"), d)?,
-            k_norm: self.norm_if(&name("attn_k_norm"), d)?,
-            attn_sub_norm: self.norm_if(&name("attn_sub_norm"), q_rows)?,
+            q_norm: self.norm_where(head_norms, &name("attn_q_norm"), d)?,
+            k_norm: self.norm_where(head_norms, &name("attn_k_norm"), d)?,
+            attn_sub_norm: self.norm_where(sub_norms, &name("attn_sub_norm"), q_rows)?,
             o: self.linear(&name("attn_output"), e, q_rows, Role::Linear)?,
-            post_attn_norm: if gemma {
-                Some(self.norm(&name("post_attention_norm"), e)?)
-            } else {
-                None
-            },
+            post_attn_norm: self.norm_where(gemma, &name("post_attention_norm"), e)?,
             ffn_norm: self.norm(&name("ffn_norm"), e)?,
             gate,
             up,
-            ffn_sub_norm: self.norm_if(&name("ffn_sub_norm"), f)?,
+            ffn_sub_norm: self.norm_where(sub_norms, &name("ffn_sub_norm"), f)?,
             down: self.linear(&name("ffn_down"), e, f, Role::Linear)?,
-            post_ffn_norm: if gemma { Some(self.norm(&name("post_ffw_norm"), e)?) } else { None },
+            post_ffn_norm: self.norm_where(gemma, &name("post_ffw_norm"), e)?,
         })
     }
 
@@ -276,8 +278,12 @@ impl<'a> Loader<'a, '_> {
         Ok(tensor)
     }
 
-    fn norm_if(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
-        self.vector_if(&format!("{name}.weight"), len)
+    /// A norm that a family `needs`, and another may have.
+    fn norm_where(&mut self, needs: bool, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        match needs {
+            true => self.norm(name, len).map(Some),
+            false => self.vector_if(&format!("{name}.weight"), len),
+        }
     }
 
     fn norm(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {

@@ -61,8 +61,10 @@ impl Table {
 impl Rope {
     pub(crate) fn check(&self, head_dim: usize) -> Result<()> {
         if self.dims == 0 || self.dims > head_dim || !self.dims.is_multiple_of(2) {
-            let reason =
-                format!("{} is not an even number of elements of a head of {head_dim}", self.dims);
+            let reason = format!(
+                "{} is not an even number of elements of a head of attention.key_length = {head_dim}",
+                self.dims
+            );
             return Err(bad("rope.dimension_count", reason));
         }
         for (key, value) in
@@ -72,16 +74,21 @@ impl Rope {
                 return Err(bad(key, format!("{value} is not positive")));
             }
         }
-        let factors: &[&[f32]] = match &self.scaling {
-            Scaling::Divisors(d) => &[d],
-            Scaling::Long { short, long, .. } => &[short, long],
+        let factors: &[(&str, &[f32])] = match &self.scaling {
+            Scaling::Divisors(divisors) => &[("rope_freqs.weight", divisors)],
+            Scaling::Long { short, long, .. } => {
+                &[("rope_factors_short.weight", short), ("rope_factors_long.weight", long)]
+            }
             _ => &[],
         };
-        for f in factors {
+        for (name, f) in factors {
             if f.len() != self.dims / 2 || f.iter().any(|f| !(f.is_finite() && *f > 0.0)) {
-                let reason =
-                    format!("{} factors for {} frequencies, all positive", f.len(), self.dims / 2);
-                return Err(bad("rope factors", reason));
+                let reason = format!(
+                    "{} factors for half of rope.dimension_count = {}, all positive",
+                    f.len(),
+                    self.dims
+                );
+                return Err(bad(name, reason));
             }
         }
         match self.scaling {

@@ -13,6 +13,7 @@ use super::keys::Keys;
 use crate::config::{Config, Local, bad};
 use crate::error::{Error, Result};
 use crate::rope::{Rope, Scaling, llama3_divisors};
+use crate::tensors::assumed;
 
 /// What `config.json` says beyond a [`Config`].
 #[derive(Clone, Debug)]
@@ -155,7 +156,9 @@ impl Description {
         let old_bitnet =
             root.texts("architectures")?.is_some_and(|a| a.contains(&"BitnetForCausalLM"))
                 && model_type != "bitnet";
-        let description = family.describe(root, keys, old_bitnet).map_err(in_hugging_face_words)?;
+        let description = family
+            .describe(root, keys, old_bitnet)
+            .map_err(|e| family.assuming(keys, in_hugging_face_words(e)))?;
         // The tokenizer reads them: a wrong one is found before there is one.
         root.ends(description.config.vocab)?;
         Ok(description)
@@ -163,6 +166,22 @@ impl Description {
 }
 
 impl Family {
+    /// A contradiction between keys may be one with a default that stands for an absent one.
+    fn assuming(&self, keys: Keys<'_>, error: Error) -> Error {
+        let sizes = [
+            ("hidden_size", self.hidden),
+            ("num_attention_heads", self.heads),
+            ("num_hidden_layers", self.layers),
+        ];
+        let absent = sizes.into_iter().filter(|(key, _)| keys.get(key).is_none());
+        match (&error, assumed(absent.map(|(key, size)| (key.to_owned(), size)))) {
+            (Error::BadConfig { .. }, Some(assumed)) => {
+                Error::Assumed { source: Box::new(error), assumed }
+            }
+            _ => error,
+        }
+    }
+
     fn describe(&self, root: Keys<'_>, keys: Keys<'_>, old_bitnet: bool) -> Result<Description> {
         let gemma = self.model_type == GEMMA3.model_type;
         let bitnet = self.model_type == BITNET.model_type || old_bitnet;
@@ -173,6 +192,7 @@ impl Family {
         // Before anything is made per layer.
         crate::config::limit("block_count", layers, 4096)?;
         crate::config::limit("attention.head_count", heads, 4096)?;
+        crate::config::limit("embedding_length", hidden, 1 << 20)?;
         // Null is not absent here: it means as many as query heads.
         let kv_heads = match (keys.count("num_key_value_heads")?, self.kv_heads) {
             (Some(n), _) => n,
@@ -184,7 +204,7 @@ impl Family {
             None if hidden.is_multiple_of(heads) => hidden / heads,
             None => {
                 let reason = format!(
-                    "{hidden} is not a multiple of {heads} heads, and there is no head_dim"
+                    "{hidden} is not a multiple of num_attention_heads = {heads}, and there is no head_dim"
                 );
                 return Err(keys.bad("hidden_size", reason));
             }
@@ -373,9 +393,14 @@ impl Ropes<'_> {
             "llama3" => {
                 let (factor, low, high) =
                     (need("factor")?, need("low_freq_factor")?, need("high_freq_factor")?);
-                if !(factor > 0.0 && low > 0.0 && high > low) {
-                    let reason = format!("a factor of {factor} between {low} and {high} cannot be");
-                    return Err(scaling.bad("factor", reason));
+                for (key, value, least, what) in [
+                    ("factor", factor, 0.0, "0"),
+                    ("low_freq_factor", low, 0.0, "0"),
+                    ("high_freq_factor", high, low, "low_freq_factor"),
+                ] {
+                    if value <= least {
+                        return Err(scaling.bad(key, format!("{value} is not more than {what}")));
+                    }
                 }
                 Scaling::Divisors(llama3_divisors((dims, base), factor, (low, high), original))
             }
@@ -406,7 +431,11 @@ impl Ropes<'_> {
             match factors.len() == dims / 2 {
                 true => Ok(factors),
                 false => {
-                    let reason = format!("{} factors for {} frequencies", factors.len(), dims / 2);
+                    let reason = format!(
+                        "{} factors for half of the {dims} elements that are rotated \
+                         (partial_rotary_factor of head_dim, or of hidden_size / num_attention_heads)",
+                        factors.len()
+                    );
                     Err(scaling.bad(key, reason))
                 }
             }
@@ -455,10 +484,17 @@ fn in_hugging_face_words(error: Error) -> Error {
         "final_logit_softcapping" => "final_logit_softcapping",
         "rope.dimension_count" => "partial_rotary_factor",
         "rope.freq_base" => "rope_theta",
+        "rope.freq_base_swa" => "rope_local_base_freq",
         "rope.scaling.factor" => "rope_scaling.factor",
         "rope.scaling.attn_factor" => "rope_scaling.attention_factor",
-        "rope factors" => "rope_scaling",
+        "rope_freqs.weight" => "rope_scaling",
+        "rope_factors_short.weight" => "rope_scaling.short_factor",
+        "rope_factors_long.weight" => "rope_scaling.long_factor",
         other => other,
     };
+    let reason = reason
+        .replace("attention.head_count", "num_attention_heads")
+        .replace("attention.key_length", "head_dim")
+        .replace("rope.dimension_count", "partial_rotary_factor * head_dim");
     bad(word, reason)
 }

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
+use super::damage;
 use crate::error::{Error, Result};
 use crate::mmap::Mmap;
 
@@ -89,8 +90,8 @@ impl Tensors {
     }
 
     fn entries_of(&mut self, map: &[u8]) -> Result<()> {
-        let (header, metadata) = SafeTensors::read_metadata(map)
-            .map_err(|e| Error::BadSafetensors { reason: e.to_string() })?;
+        let (header, metadata) =
+            SafeTensors::read_metadata(map).map_err(|e| damage::explain(map, &e))?;
         let data = header + 8; // after the header's length and the header
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;

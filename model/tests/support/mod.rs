@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod edit;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -323,8 +325,7 @@ impl File {
             .set("tokenizer.ggml.add_bos_token", add_bos)
     }
 
-    /// Writes it.
-    pub fn write(&self, path: &Path) {
+    fn writer(&self) -> Writer<'static> {
         let mut writer = Writer::new();
         for (k, v) in &self.keys {
             writer.set(k, v.clone()).unwrap();
@@ -332,12 +333,29 @@ impl File {
         for t in &self.tensors {
             writer.tensor(&t.name, t.ty, &t.dims).unwrap();
         }
-        let mut data = self.tensors.iter();
         writer
+    }
+
+    /// Writes it.
+    pub fn write(&self, path: &Path) {
+        let mut data = self.tensors.iter();
+        self.writer()
             .write(path, |_, out| -> std::result::Result<(), WriteError> {
                 Ok(out.write_all(&data.next().unwrap().data)?)
             })
             .unwrap();
+    }
+
+    /// The file's bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut data = self.tensors.iter();
+        self.writer()
+            .write_to(&mut bytes, |_, out| -> std::result::Result<(), WriteError> {
+                Ok(out.write_all(&data.next().unwrap().data)?)
+            })
+            .unwrap();
+        bytes
     }
 
     /// Writes it into a new folder and loads it.
