@@ -319,7 +319,7 @@ fn run(path: &str, format: Option<Format>) -> Result<()> {
     println!(
         "in memory: {} MB; cache of 64 positions: {} MB",
         mb(size),
-        mb(c.cache_bytes(64, CacheType::F32))
+        mb(c.cache_bytes(64, CacheType::F32) as usize)
     );
     println!("embedding {} x {} {}", embedding.rows(), embedding.cols(), embedding.format());
     // Of the largest tensor, in f32: what re-quantising one needs.

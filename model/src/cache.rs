@@ -13,6 +13,9 @@ const RESERVED: usize = 4096;
 /// Positions out of a window's sight that are kept, so that forgetting them costs little per token.
 const SLACK: usize = 256;
 
+/// Positions of which keys are laid out together: so many take so many times as many bytes as one lot of them.
+const STEP: usize = 16;
+
 /// The state of one sequence.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -142,11 +145,12 @@ impl Config {
         self.local.as_ref().filter(|l| l.layers[layer]).map(|l| l.window)
     }
 
-    /// Bytes of a key-value cache of `capacity` positions: the most that will be allocated for it.
-    pub fn cache_bytes(&self, capacity: usize, ty: CacheType) -> usize {
-        (0..self.layers).fold(0, |sum: usize, i| {
-            let head = KeyValues::bytes(self.head_dim, held(self.window(i), capacity), ty);
-            sum.saturating_add(head.saturating_mul(self.kv_heads))
-        })
+    /// Bytes of a key-value cache of `capacity` positions: the most that will be allocated for it. It may be more
+    /// than any memory.
+    pub fn cache_bytes(&self, capacity: usize, ty: CacheType) -> u128 {
+        let head = |positions| KeyValues::bytes(self.head_dim, positions, ty) as u128;
+        let bytes = |positions| head(STEP) * (positions / STEP) as u128 + head(positions % STEP);
+        let layer = |i| self.kv_heads as u128 * bytes(held(self.window(i), capacity));
+        (0..self.layers).map(layer).sum()
     }
 }

@@ -3,7 +3,9 @@
 //! Weights keep their bits wherever the other side can hold them: F32, F16 and BF16 on both; BitLinear
 //! layers as packed codes with a scale in a folder, and as TQ2_0 with block scales of 1 and a `.scale`
 //! tensor in GGUF, which llama.cpp's BitNet graph multiplies with. Other quantised types become F32 in a
-//! folder, which holds every one of their weights exactly. Names, shapes, the order of query and key rows
+//! folder, which holds every one of their weights exactly. A scale that no `weight_scale` of BitLinear's own
+//! convention gives (it goes through two inverses, which not every f32 comes out of) is stored as it is, and
+//! `exact_weight_scale` in `quantization_config` says so; `transformers` multiplies by it either way. Names, shapes, the order of query and key rows
 //! and the keys are those of llama.cpp's converter.
 
 mod config_json;
@@ -15,10 +17,11 @@ mod tokenizer;
 use std::path::Path;
 
 pub use keys::{Table, write as write_config};
+pub(crate) use to_gguf::Contents;
 
 use tritlab_kernels::Packing;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::model::Progress;
 use crate::tensors::{File, located};
@@ -28,8 +31,6 @@ use crate::tensors::{File, located};
 pub struct Summary {
     /// Tensors written.
     pub tensors: usize,
-    /// Names of tensors that the destination holds with a rounding: scales that no inverse of an f32 equals.
-    pub rounded: Vec<String>,
     /// Bytes written.
     pub bytes_out: u64,
 }
@@ -40,7 +41,8 @@ pub struct Summary {
 /// of the next) and returns `false` to cancel.
 ///
 /// # Errors
-/// Whatever is wrong with the source, and what the other side has no word for.
+/// Whatever is wrong with the source, and what the other side has no word for; [`Error::BadDestination`] for a
+/// destination that is the source, or that is named as a GGUF file where the source is one already.
 pub fn convert(
     source: impl AsRef<Path>,
     destination: impl AsRef<Path>,
@@ -48,6 +50,21 @@ pub fn convert(
     progress: &mut Progress<'_>,
 ) -> Result<Summary> {
     let (source, destination) = (source.as_ref(), destination.as_ref());
+    let refuse = |reason: &'static str| {
+        let path = destination.to_owned();
+        Err(Error::BadDestination { path, reason })
+    };
+    let real = |path: &Path| path.canonicalize().ok();
+    if real(source).is_some_and(|s| real(destination) == Some(s)) {
+        return refuse("it is the model that is to be converted");
+    }
+    let is_gguf = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    if source.is_file() && (is_gguf(destination) || destination.is_file()) {
+        return refuse(
+            "a GGUF file becomes a folder, and this is the name of a file (quantize writes a GGUF file in another \
+             format)",
+        );
+    }
     if source.is_dir() {
         to_gguf::write(source, destination, progress)
     } else {

@@ -289,6 +289,15 @@ pub enum Error {
         vocab: usize,
     },
 
+    /// A destination that cannot be written to.
+    #[error("{} cannot be written: {reason}", path.display())]
+    BadDestination {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        reason: &'static str,
+    },
+
     // ---- tokenizers ----
     /// The file holds no tokenizer, or only half of one.
     #[error(
@@ -455,9 +464,9 @@ pub enum Error {
     /// Nothing to continue from.
     #[error("the prompt has no tokens: give at least one")]
     EmptyPrompt,
-    /// A sampling parameter outside its range.
+    /// A number given by the caller that is outside its range.
     #[error("{name} is {value}, but must be {range}")]
-    BadSampling {
+    OutOfRange {
         /// The parameter.
         name: &'static str,
         /// Its value.
@@ -534,9 +543,8 @@ impl Error {
     /// An I/O error of a temporary file in `folder`: the folder is what the caller named.
     pub(crate) fn temporary_in(folder: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         move |e| {
-            let inner = e.get_ref().and_then(std::error::Error::source);
-            let code = inner.and_then(|e| e.downcast_ref::<std::io::Error>()?.raw_os_error());
-            Self::io(folder)(code.map_or(e, std::io::Error::from_raw_os_error))
+            let real = std::fs::metadata(folder).err();
+            Self::io(folder)(real.unwrap_or_else(|| e.kind().into()))
         }
     }
 
@@ -547,6 +555,7 @@ impl Error {
             Self::Io { .. }
             | Self::InFile { .. }
             | Self::NotAModel { .. }
+            | Self::BadDestination { .. }
             | Self::Imatrix { .. }
             | Self::Cancelled => source,
             source => Self::InFile { path, source: Box::new(source) },

@@ -140,7 +140,7 @@ impl Generation {
     }
 
     /// Bytes of the key-value cache at its largest.
-    pub fn cache_bytes(&self, model: &Model) -> usize {
+    pub fn cache_bytes(&self, model: &Model) -> u128 {
         model.config().cache_bytes(self.cache.capacity(), self.cache.cache_type())
     }
 

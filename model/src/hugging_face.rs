@@ -242,8 +242,10 @@ impl Folder {
             return Err(Error::ShapeMismatch { tensor: scale_name, expected: vec![1], found });
         }
         let value = self.vector(&stored)?[0];
-        let multiply = self.description.quantization.as_ref().is_some_and(|q| q.multiply);
-        let factor = factor(value, multiply);
+        let factor = match &self.description.quantization {
+            Some(q) if q.exact => value,
+            q => factor(value, q.as_ref().is_some_and(|q| q.multiply)),
+        };
         if !(factor.is_finite() && factor > 0.0) {
             let reason = format!("the scale {value} is not a positive number");
             return Err(Error::BadTensor { tensor: scale_name, reason });

@@ -1,14 +1,16 @@
-//! A GGUF file in another format.
+//! A GGUF file, or the folder that would become one, in another format.
 
 use std::path::Path;
 
 use tritlab_kernels::{Format, Matrix, Packing, Weights};
 
+use crate::convert::Contents;
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, TensorInfo, TensorType, Writer};
+use crate::gguf::{Gguf, TensorInfo, TensorType, WriteError, Writer};
 use crate::imatrix::Imatrix;
 use crate::requantize::requantize;
 use crate::source::{matrix, storable_types, type_of};
+use crate::tensors::File;
 
 /// Which tensors [`quantize_gguf`] puts into which format.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +84,8 @@ pub struct Summary {
     pub quantized: usize,
     /// Those of them whose rows did not fit, so that the fallback took the format's place.
     pub fallbacks: usize,
+    /// The types that took its place, with what is in them.
+    pub replaced: Vec<TypeShare>,
     /// Relative error of the changed weights, `|w - q| / |w|` over all of them, against the source's.
     pub weight_error: f64,
     /// Tensors, weights and bytes of each tensor type in the result, in order of first appearance.
@@ -105,7 +109,57 @@ pub struct TypeShare {
     pub bytes: u64,
 }
 
-/// Writes `source` to `destination` with every linear layer in the wanted format. Norms, biases and tables are
+/// What is quantised: tensors as a GGUF file has them, wherever they come from.
+pub(crate) trait Origin {
+    /// Sets the keys of the file.
+    fn keys<'a>(&'a self, writer: &mut Writer<'a>) -> Result<()>;
+    /// What tensors there are, in the order of the file.
+    fn tensors(&self) -> Result<Vec<TensorInfo>>;
+    /// The weights of tensor `i`.
+    fn matrix(&self, i: usize) -> Result<Matrix<'_>>;
+    /// Writes the data of tensor `i` as it is.
+    fn write(&self, i: usize, out: &mut dyn std::io::Write) -> Result<(), WriteError>;
+    /// Says that tensor `i` will not be read again.
+    fn release(&self, i: usize);
+    /// Says in which file something is wrong.
+    fn blame(&self, error: Error) -> Error;
+    /// Bytes of the source.
+    fn size(&self) -> u64;
+}
+
+impl Origin for File {
+    fn keys<'a>(&'a self, writer: &mut Writer<'a>) -> Result<()> {
+        writer.copy_metadata(self.gguf.metadata())?;
+        Ok(())
+    }
+
+    fn tensors(&self) -> Result<Vec<TensorInfo>> {
+        Ok(self.gguf.tensors().to_vec())
+    }
+
+    fn matrix(&self, i: usize) -> Result<Matrix<'_>> {
+        matrix(&self.gguf, &self.gguf.tensors()[i], self.i2_s)
+    }
+
+    fn write(&self, i: usize, out: &mut dyn std::io::Write) -> Result<(), WriteError> {
+        Ok(out.write_all(self.gguf.data(&self.gguf.tensors()[i]))?)
+    }
+
+    fn release(&self, i: usize) {
+        self.gguf.release_data(&self.gguf.tensors()[i]);
+    }
+
+    fn blame(&self, error: Error) -> Error {
+        self.gguf.blame()(error)
+    }
+
+    fn size(&self) -> u64 {
+        self.gguf.file_size()
+    }
+}
+
+/// Writes `source`, a GGUF file or a Hugging Face folder, to the GGUF file `destination` with every linear layer
+/// in the wanted format. Norms, biases and tables are
 /// copied. The file appears whole or not at all. `progress` is called with (tensors done, tensors, name of the
 /// next) and returns `false` to cancel.
 ///
@@ -124,9 +178,14 @@ pub fn quantize_gguf(
     for format in [Some(format), head, to].into_iter().flatten() {
         storable(format)?;
     }
-    let gguf = Gguf::open(&source)?;
+    let source = source.as_ref();
+    let origin: Box<dyn Origin> = match source.is_dir() {
+        true => Box::new(Contents::open(source)?),
+        false => Box::new(File { gguf: Gguf::open(source)?, i2_s }),
+    };
+    let tensors = origin.tensors()?;
     let mut writer = Writer::new();
-    writer.copy_metadata(gguf.metadata())?;
+    origin.keys(&mut writer)?;
     if let Some(number) = file_type(format) {
         writer.set("general.file_type", number)?;
     }
@@ -136,18 +195,19 @@ pub fn quantize_gguf(
         writer.set("quantize.imatrix.entries_count", imatrix.sums.len() as u32)?;
         writer.set("quantize.imatrix.chunks_count", imatrix.chunks)?;
     }
-    let total = gguf.tensors().len();
+    let total = tensors.len();
     let mut summary = Summary {
         tensors: total,
         quantized: 0,
         fallbacks: 0,
+        replaced: Vec::new(),
         weight_error: 0.0,
         types: Vec::new(),
-        bytes_in: gguf.file_size(),
+        bytes_in: origin.size(),
         bytes_out: 0,
     };
     let mut plan = Vec::with_capacity(total);
-    for info in gguf.tensors() {
+    for info in &tensors {
         let wanted = match role(info) {
             Role::Linear => Some(format),
             Role::Head => head,
@@ -157,44 +217,46 @@ pub fn quantize_gguf(
             .map(|format| fallback.choose(format, info.cols() as usize))
             .transpose()
             .map_err(|source| Error::Tensor { tensor: info.name().to_owned(), source })
-            .map_err(gguf.blame())?;
-        summary.fallbacks += usize::from(chosen != wanted);
+            .map_err(|e| origin.blame(e))?;
         let ty = chosen.map_or(Ok(info.tensor_type()), storable)?;
+        if chosen != wanted {
+            summary.fallbacks += 1;
+            share(&mut summary.replaced, ty, info);
+        }
         let chosen = chosen.filter(|_| ty != info.tensor_type());
         summary.quantized += usize::from(chosen.is_some());
         plan.push(chosen);
         writer.tensor(info.name(), ty, info.dims())?;
     }
     let (mut done, mut error, mut norm) = (0, 0.0, 0.0);
-    writer.write(destination, |out_info, out| -> Result<()> {
+    writer.write(destination, |out_info, out| -> Result<(), WriteError> {
         let at = done;
         if !progress(at, total, out_info.name()) {
-            return Err(Error::Cancelled);
+            return Err(Error::Cancelled.into());
         }
         done += 1;
-        share(&mut summary.types, out_info);
-        let write = |out: &mut dyn std::io::Write, bytes: &[u8]| {
-            out.write_all(bytes).map_err(Error::io(destination))
-        };
+        share(&mut summary.types, out_info.tensor_type(), out_info);
         // The writer asks for the tensors in the order in which they were announced.
-        let info = &gguf.tensors()[at];
+        let info = &tensors[at];
         debug_assert_eq!(info.name(), out_info.name(), "one order");
         match plan[at] {
             Some(format) => {
-                let m: Matrix<'_> = matrix(&gguf, info, i2_s)?;
+                let m = origin.matrix(at)?;
                 debug_assert_eq!(m.rows() as u64, info.rows(), "a matrix of the whole tensor");
                 let importance = imatrix
                     .filter(|_| matches!(role(info), Role::Linear))
                     .map(|i| i.importance(info.name(), m.cols()))
                     .transpose()?;
                 let (q, cost) = requantize(info.name(), &m, format, importance.as_deref())
-                    .map_err(gguf.blame())?;
+                    .map_err(|e| origin.blame(e))?;
                 error += cost.error;
                 norm += cost.norm;
-                write(out, q.bytes())
+                out.write_all(q.bytes())?;
             }
-            None => write(out, gguf.data(info)),
+            None => origin.write(at, out)?,
         }
+        origin.release(at);
+        Ok(())
     })?;
     summary.weight_error = if norm > 0.0 { (error / norm).sqrt() } else { 0.0 };
     summary.bytes_out = std::fs::metadata(destination).map_err(Error::io(destination))?.len();
@@ -221,16 +283,16 @@ fn role(info: &TensorInfo) -> Role {
     }
 }
 
-/// Counts a tensor under its type.
-fn share(types: &mut Vec<TypeShare>, info: &TensorInfo) {
-    let name = info.tensor_type().name();
+/// Counts a tensor under a type.
+fn share(types: &mut Vec<TypeShare>, ty: TensorType, info: &TensorInfo) {
+    let name = ty.name();
     let i = types.iter().position(|t| t.name == name).unwrap_or_else(|| {
         types.push(TypeShare { name, tensors: 0, weights: 0, bytes: 0 });
         types.len() - 1
     });
     types[i].tensors += 1;
     types[i].weights += info.rows() * info.cols();
-    types[i].bytes += info.nbytes();
+    types[i].bytes += ty.bytes(info.rows(), info.cols());
 }
 
 /// The tensor type of a format.

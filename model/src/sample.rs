@@ -62,7 +62,7 @@ impl Sampling {
     fn check(&self) -> Result<()> {
         let in_range = |name, value: f32, ok: bool, range| match ok {
             true => Ok(()),
-            false => Err(Error::BadSampling { name, value: f64::from(value), range }),
+            false => Err(Error::OutOfRange { name, value: f64::from(value), range }),
         };
         let Sampling { temperature: t, top_p, min_p, repetition_penalty: r, .. } = *self;
         in_range("temperature", t, t.is_finite() && t >= 0.0, "0 or more")?;
@@ -84,7 +84,7 @@ impl Sampler {
     /// A sampler at its first draw.
     ///
     /// # Errors
-    /// [`Error::BadSampling`]: a temperature that is negative or not finite, a `top_p` that is not above 0 and at
+    /// [`Error::OutOfRange`]: a temperature that is negative or not finite, a `top_p` that is not above 0 and at
     /// most 1, a `min_p` not from 0 to 1, a penalty that is not positive.
     pub fn new(settings: Sampling) -> Result<Self> {
         settings.check()?;

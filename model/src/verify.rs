@@ -149,7 +149,7 @@ pub fn models(
 ) -> Result<Report> {
     if !(0.0..1.0).contains(&rtol) {
         let value = f64::from(rtol);
-        return Err(Error::BadSampling { name: "rtol", value, range: "0 or more, below 1" });
+        return Err(Error::OutOfRange { name: "rtol", value, range: "0 or more, below 1" });
     }
     let a = Side::open(first.as_ref(), i2_s)?;
     let b = Side::open(second.as_ref(), i2_s)?;

@@ -117,6 +117,11 @@ fn a_fallback_takes_the_tensors_that_do_not_fit() {
         let recipe = Recipe { fallback, ..Recipe::new(format) };
         let summary = quantize_gguf(path("llama"), &to, &recipe, &mut |_, _, _| true).unwrap();
         assert_eq!(summary.fallbacks, summary.quantized, "no row of the fixture fits {format}");
+        // What took its place, and nothing of the tensors that were copied.
+        let replaced: usize = summary.replaced.iter().map(|t| t.tensors).sum();
+        assert_eq!(replaced, summary.fallbacks);
+        let bytes = |name| summary.types.iter().find(|t| t.name == name).map(|t| t.bytes);
+        assert!(summary.replaced.iter().all(|t| Some(t.bytes) <= bytes(t.name)), "{summary:?}");
         compare(&path("llama"), &to, instead, None);
         let direct = load_as(path("llama"), Some(instead)).unwrap();
         let what = format!("{format} as {instead}");
@@ -218,4 +223,43 @@ fn formats_that_a_file_cannot_hold_are_refused_with_those_it_can() {
         }
     }
     assert_eq!(entries(folder.path()), 0);
+}
+
+/// A folder is quantised as the file that it would become.
+#[test]
+fn folders_are_quantised_as_their_files() {
+    for (name, format) in [
+        ("llama", Format::Q4_0),
+        ("phi3-long", Format::Q8_0),
+        ("gemma3", Format::BF16),
+        ("bitnet-online", Format::TQ1_0),
+        ("bitnet-packed-divide", Format::Q4_K),
+    ] {
+        let temporary = tempfile::tempdir().unwrap();
+        let at = |name: &str| temporary.path().join(name);
+        let whole = at(name);
+        tritlab_model::convert::convert(
+            support::folder(name),
+            &whole,
+            Default::default(),
+            &mut |_, _, _| true,
+        )
+        .unwrap();
+        let recipe = Recipe { head: Some(Format::F16), ..Recipe::new(format) };
+        let run =
+            |from: &Path, to: &Path| quantize_gguf(from, to, &recipe, &mut |_, _, _| true).unwrap();
+        let two_steps = run(&whole, &at("two"));
+        let one_step = run(&support::folder(name), &at("one"));
+        assert!(one_step.quantized > 7, "{name}");
+        assert_eq!(
+            Summary { bytes_in: 0, ..one_step },
+            Summary { bytes_in: 0, ..two_steps },
+            "{name}"
+        );
+        assert!(std::fs::read(at("one")).unwrap() == std::fs::read(at("two")).unwrap(), "{name}");
+        load(at("one")).unwrap();
+    }
+    let temporary = tempfile::tempdir().unwrap();
+    let text = error(quantize(&path("llama"), &temporary.path().join("no/out"), Format::Q8_0));
+    assert!(!text.to_string().contains(".tritlab-"), "{text}");
 }

@@ -104,6 +104,7 @@ impl IntoPy for ModelErr {
             | E::UnsupportedTensorType { .. }
             | E::BadConfig { .. }
             | E::BadTensor { .. }
+            | E::BadDestination { .. }
             | E::UnusedTensor { .. }
             | E::ContextOverflow { .. }
             | E::EmptyPrompt
@@ -113,7 +114,7 @@ impl IntoPy for ModelErr {
             | E::ChatTemplate { .. }
             | E::UnknownCapture { .. }
             | E::Imatrix { .. }
-            | E::BadSampling { .. } => ModelError::new_err(text),
+            | E::OutOfRange { .. } => ModelError::new_err(text),
             E::TextTooShort { .. } | E::Evaluation { .. } => EvaluationError::new_err(text),
             E::UnknownToken { .. } => TritlabError::new_err(text),
             // A callback's own exception is raised before this is reached (`callback.rs`).

@@ -23,6 +23,7 @@ pub(crate) struct QuantizeReport {
     tensors: usize,
     quantized: usize,
     fallbacks: usize,
+    replaced: Vec<TypeShare>,
     weight_error: f64,
     types: Vec<TypeShare>,
     bytes_in: u64,
@@ -38,11 +39,17 @@ struct TypeShare {
     bytes: u64,
 }
 
-/// Write a copy of a GGUF file with its linear layers in `format`, atomically.
+impl From<quantize::TypeShare> for TypeShare {
+    fn from(t: quantize::TypeShare) -> Self {
+        TypeShare { name: t.name, tensors: t.tensors, weights: t.weights, bytes: t.bytes }
+    }
+}
+
+/// Write a GGUF file or a Hugging Face folder as GGUF, linear layers in `format`, atomically.
 ///
 /// `head` is the format of the embedding and the output head; `None` leaves them as they are.
 /// `fallback` is the format of tensors whose rows do not fit, "llama.cpp" for the choices of
-/// llama-quantize; `None` makes them a `FormatError`.
+/// llama-quantize; `None` makes them a `FormatError`. `replaced` says what it became, by type.
 /// `i2_s` is the order of the source's I2_S codes, as in `Model.load`.
 /// `imatrix`, an `Imatrix` or its file, weighs the columns of the linear layers.
 #[pyfunction]
@@ -81,16 +88,8 @@ pub(crate) fn quantize_gguf(
         quantized: summary.quantized,
         fallbacks: summary.fallbacks,
         weight_error: summary.weight_error,
-        types: summary
-            .types
-            .into_iter()
-            .map(|t| TypeShare {
-                name: t.name,
-                tensors: t.tensors,
-                weights: t.weights,
-                bytes: t.bytes,
-            })
-            .collect(),
+        replaced: summary.replaced.into_iter().map(TypeShare::from).collect(),
+        types: summary.types.into_iter().map(TypeShare::from).collect(),
         bytes_in: summary.bytes_in,
         bytes_out: summary.bytes_out,
     })
@@ -99,15 +98,13 @@ pub(crate) fn quantize_gguf(
 #[derive(IntoPyObject)]
 pub(crate) struct ConvertReport {
     tensors: usize,
-    rounded: Vec<String>,
     bytes_out: u64,
 }
 
 /// Write a Hugging Face folder as a GGUF file, or a GGUF file as a new folder, atomically.
 ///
 /// Weights keep their bits where the other side can hold them; quantised types become F32 in a
-/// folder. `i2_s` is the order of a file's I2_S codes, as in `Model.load`. `rounded` names the
-/// tensors that are not exact: scales that no inverse equals.
+/// folder. `i2_s` is the order of a file's I2_S codes, as in `Model.load`.
 #[pyfunction]
 #[pyo3(signature = (src, dst, *, i2_s="I2_S", progress=None))]
 pub(crate) fn convert(
@@ -124,8 +121,8 @@ pub(crate) fn convert(
             progress.call(done, total, name)
         })
     });
-    let converter::Summary { tensors, rounded, bytes_out } = progress.finish(result.or_raise())?;
-    Ok(ConvertReport { tensors, rounded, bytes_out })
+    let converter::Summary { tensors, bytes_out } = progress.finish(result.or_raise())?;
+    Ok(ConvertReport { tensors, bytes_out })
 }
 
 #[derive(IntoPyObject)]
@@ -169,8 +166,8 @@ pub(crate) struct GgufInfo<'py> {
 #[derive(IntoPyObject)]
 struct CacheSize {
     context: usize,
-    f32: usize,
-    f16: usize,
+    f32: u128,
+    f16: u128,
 }
 
 impl CacheSize {

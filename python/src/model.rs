@@ -624,7 +624,7 @@ impl Model {
         &self,
         #[pyo3(from_py_with = arguments::context)] context: usize,
         kv: &str,
-    ) -> PyResult<usize> {
+    ) -> PyResult<u128> {
         Ok(self.model.config().cache_bytes(context, cache_type(kv)?))
     }
 

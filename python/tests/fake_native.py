@@ -330,7 +330,11 @@ class Imatrix:
         return {"blk.0.attn_q.weight": np.ones(576, np.float32)}
 
 
-def quantize_gguf(src, dst, format, *, head=None, fallback=None, imatrix=None, progress=None):
+def quantize_gguf(
+    src, dst, format, *, head=None, fallback=None, i2_s="I2_S", imatrix=None, progress=None
+):
+    if i2_s != "I2_S":
+        raise FormatError(f"unknown packing {i2_s}")
     if imatrix is not None and Path(imatrix).read_bytes() != b"GGUF imatrix":
         raise ModelError("the importance matrix: general.type")
     Path(dst).write_bytes(b"GGUF")
@@ -340,15 +344,18 @@ def quantize_gguf(src, dst, format, *, head=None, fallback=None, imatrix=None, p
         "quantized": 1,
         "fallbacks": int(fallback is not None),
         "weight_error": 0.05,
+        "replaced": [{"type": "Q5_1", "tensors": 1, "weights": 32, "bytes": 24}] if fallback else [],
         "types": [{"type": format, "tensors": 2, "weights": 64, "bytes": 50}],
         "bytes_in": 100,
         "bytes_out": 50,
     }
 
 
-def convert(src, dst, *, progress=None):
+def convert(src, dst, *, i2_s="I2_S", progress=None):
+    if i2_s != "I2_S":
+        raise FormatError(f"unknown packing {i2_s}")
     Path(dst).write_bytes(b"GGUF")
-    return {"tensors": 2, "rounded": [], "bytes_out": 4}
+    return {"tensors": 2, "bytes_out": 4}
 
 
 def inspect_folder(path):

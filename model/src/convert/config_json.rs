@@ -14,6 +14,8 @@ pub(super) struct Found {
     pub mlp_bias: bool,
     /// Modules that are not BitLinear, where some are.
     pub not_ternary: Option<Vec<String>>,
+    /// Whether the scales are the factors themselves.
+    pub exact_scales: bool,
 }
 
 pub(super) fn write(c: &Config, found: &Found) -> Result<Value> {
@@ -70,12 +72,15 @@ pub(super) fn write(c: &Config, found: &Found) -> Result<Value> {
         set("final_logit_softcapping", c.logit_cap.map_or(Value::Null, number));
     }
     if let Some(modules) = &found.not_ternary {
-        let quantization = json!({
+        let mut quantization = json!({
             "quant_method": "bitnet",
             "linear_class": "autobitlinear",
             "quantization_mode": "offline",
             "modules_to_not_convert": modules,
         });
+        if found.exact_scales {
+            quantization["exact_weight_scale"] = json!(true);
+        }
         set("quantization_config", quantization);
     }
     Ok(out)

@@ -61,7 +61,7 @@ pub(super) fn write(
         return Err(Error::io(destination)(why));
     }
     let config = file.config()?;
-    let (outs, found, rounded) = plan(file, &config)?;
+    let (outs, found) = plan(file, &config)?;
     let parent = match destination.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -103,15 +103,21 @@ pub(super) fn write(
         let _ = std::fs::remove_dir_all(&temporary);
         return Err(Error::io(destination)(e));
     }
-    Ok(Summary { tensors: total, rounded, bytes_out })
+    Ok(Summary { tensors: total, bytes_out })
 }
 
 /// Every tensor of the folder.
-fn plan(file: &File, config: &Config) -> Result<(Vec<Out>, Found, Vec<String>)> {
+fn plan(file: &File, config: &Config) -> Result<(Vec<Out>, Found)> {
     let names = Names::of_architecture(&config.architecture);
-    let (mut outs, mut rounded, mut dense) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut outs, mut dense) = (Vec::new(), Vec::new());
     let mut used = HashSet::new();
-    let mut found = Found { tied: true, attention_bias: false, mlp_bias: false, not_ternary: None };
+    let mut found = Found {
+        tied: true,
+        attention_bias: false,
+        mlp_bias: false,
+        not_ternary: None,
+        exact_scales: false,
+    };
     let mut any_ternary = false;
     for name in names::all(config.layers) {
         let Some(tensor) = file.find(&name) else { continue };
@@ -137,11 +143,8 @@ fn plan(file: &File, config: &Config) -> Result<(Vec<Out>, Found, Vec<String>)> 
                 return Err(Error::ShapeMismatch { tensor: name, expected, found });
             }
             any_ternary = true;
-            let scale = stored_scale(factor);
-            if bitlinear::factor(scale, true) != factor {
-                rounded.push(format!("{own}_scale"));
-            }
-            let content = Content::Scale(scale);
+            found.exact_scales |= stored_scale(factor).is_none();
+            let content = Content::Scale(factor);
             let name = format!("{own}_scale");
             outs.push(Out { name, dtype: Dtype::F32, shape: vec![1], content });
             let shape = vec![tensor.rows / 4, tensor.cols];
@@ -170,7 +173,15 @@ fn plan(file: &File, config: &Config) -> Result<(Vec<Out>, Found, Vec<String>)> 
         found.not_ternary = Some(dense);
     }
     check_all_used(file, &used, &config.architecture)?;
-    Ok((outs, found, rounded))
+    // One meaning for all scales of a model.
+    if !found.exact_scales {
+        for out in &mut outs {
+            if let Content::Scale(s) = &mut out.content {
+                *s = stored_scale(*s).unwrap_or(*s);
+            }
+        }
+    }
+    Ok((outs, found))
 }
 
 fn scale_name(weight: &str) -> String {
@@ -198,10 +209,10 @@ fn matrix<'a>(file: &'a File, tensor: &Stored) -> Result<Matrix<'a>> {
     Ok(if left { m } else { fold(m, scale)?.0 })
 }
 
-/// The `weight_scale` whose inverse of an inverse is `factor`, or the nearest there is.
-fn stored_scale(factor: f32) -> f32 {
+/// The `weight_scale` whose inverse of an inverse is `factor`; not every f32 is one.
+fn stored_scale(factor: f32) -> Option<f32> {
     let near = [factor, factor.next_up(), factor.next_down()];
-    near.into_iter().find(|s| bitlinear::factor(*s, true) == factor).unwrap_or(factor)
+    near.into_iter().find(|s| bitlinear::factor(*s, true) == factor)
 }
 
 /// A tensor as the writer wants it: its bytes when their turn has come.

@@ -1,25 +1,27 @@
 //! A folder as a GGUF file.
 
+use std::cell::Cell;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use tritlab_kernels::{Format, Matrix, Scales, Weights};
+use tritlab_kernels::{Format, Matrix, Weights};
 
 use super::{Summary, keys};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::gguf::{TensorType, Value, WriteError, Writer};
+use crate::gguf::{TensorInfo, TensorType, Value, WriteError, Writer};
 use crate::hugging_face::{Folder, names};
 use crate::model::Progress;
+use crate::quantize::Origin;
 use crate::source::{gather, interleaved};
-use crate::tensors::{Source, Stored, check_all_used};
+use crate::tensors::{Source, Stored, check_all_used, located};
 use crate::tokenizer::Tokenizer;
 
 /// Weights that are converted together where a matrix is not copied as it is.
 const ROWS: usize = 64;
 
 /// What a tensor of the file is made from.
-enum Content<'a> {
+enum Content {
     /// A norm or bias.
     Vector(Stored),
     /// A matrix in its own type.
@@ -29,7 +31,99 @@ enum Content<'a> {
     /// The scale of the codes before it.
     Scale,
     /// A table of the configuration.
-    Table(&'a [f32]),
+    Table(Vec<f32>),
+}
+
+/// A folder as the contents of a GGUF file.
+pub(crate) struct Contents {
+    folder: Folder,
+    config: Config,
+    path: PathBuf,
+    tensors: Vec<Planned>,
+    /// The scale of the codes that were read last.
+    scale: Cell<f32>,
+}
+
+struct Planned {
+    name: String,
+    ty: TensorType,
+    dims: Vec<u64>,
+    content: Content,
+}
+
+impl Contents {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let folder = Folder::open(path)?;
+        let config = folder.config()?;
+        let tensors = plan(&folder, &config).map_err(|e| located(&folder, e))?;
+        Ok(Contents { folder, config, path: path.to_owned(), tensors, scale: Cell::new(0.0) })
+    }
+
+    /// Sets the keys and returns what tensors there are.
+    fn describe(&self, writer: &mut Writer<'_>) -> Result<()> {
+        writer.set("general.architecture", self.config.architecture.clone())?;
+        if let Some(name) = self.path.canonicalize().ok().as_deref().and_then(Path::file_name) {
+            writer.set("general.name", name.to_string_lossy().into_owned())?;
+        }
+        keys::write(writer, &self.config)?;
+        let linear = self.tensors.iter().find(|t| names::is_linear_weight(&t.name)).map(|t| t.ty);
+        writer.set("general.file_type", file_type(linear))?;
+        writer.set("general.quantization_version", 2u32)?;
+        tokenizer(writer, &self.folder, &self.path, self.config.vocab)
+    }
+}
+
+impl Origin for Contents {
+    fn keys<'a>(&'a self, writer: &mut Writer<'a>) -> Result<()> {
+        self.describe(writer).map_err(|e| located(&self.folder, e))
+    }
+
+    fn tensors(&self) -> Result<Vec<TensorInfo>> {
+        self.tensors.iter().map(|t| TensorInfo::new(&t.name, t.ty, &t.dims)).collect()
+    }
+
+    fn matrix(&self, i: usize) -> Result<Matrix<'_>> {
+        match &self.tensors[i].content {
+            Content::Dense(t) => ordered(&self.folder, &self.config, t),
+            Content::Codes(t) => {
+                let m = ordered(&self.folder, &self.config, t)?;
+                self.scale.set(m.scales()[0]);
+                let blame = |source| Error::Tensor { tensor: t.own_name.clone(), source };
+                Matrix::new(m.format(), m.rows(), m.cols(), m.bytes().to_vec(), vec![1.0])
+                    .map_err(blame)
+            }
+            Content::Vector(_) | Content::Scale | Content::Table(_) => {
+                let tensor = self.tensors[i].name.clone();
+                Err(Error::BadTensor { tensor, reason: "it is no matrix".to_owned() })
+            }
+        }
+        .map_err(|e| located(&self.folder, e))
+    }
+
+    fn write(&self, i: usize, out: &mut dyn Write) -> Result<(), WriteError> {
+        match &self.tensors[i].content {
+            Content::Vector(t) => floats(out, &ordered_vector(&self.folder, &self.config, t)?)?,
+            Content::Table(x) => floats(out, x)?,
+            Content::Scale => floats(out, &[self.scale.get()])?,
+            Content::Dense(_) => out.write_all(self.matrix(i)?.bytes())?,
+            Content::Codes(t) => codes(out, t, &self.matrix(i)?)?,
+        }
+        Ok(())
+    }
+
+    fn release(&self, i: usize) {
+        if let Content::Dense(t) | Content::Codes(t) = &self.tensors[i].content {
+            self.folder.release(t);
+        }
+    }
+
+    fn blame(&self, error: Error) -> Error {
+        located(&self.folder, error)
+    }
+
+    fn size(&self) -> u64 {
+        self.folder.tensors().map(|(.., nbytes)| nbytes as u64).sum()
+    }
 }
 
 pub(super) fn write(
@@ -37,63 +131,36 @@ pub(super) fn write(
     destination: &Path,
     progress: &mut Progress<'_>,
 ) -> Result<Summary> {
-    let folder = Folder::open(source)?;
-    let config = folder.config()?;
+    let contents = Contents::open(source)?;
     let mut writer = Writer::new();
-    writer.set("general.architecture", config.architecture.clone())?;
-    if let Some(name) = source.canonicalize().ok().as_deref().and_then(Path::file_name) {
-        writer.set("general.name", name.to_string_lossy().into_owned())?;
+    contents.keys(&mut writer)?;
+    for t in &contents.tensors {
+        writer.tensor(&t.name, t.ty, &t.dims)?;
     }
-    let tables = keys::write(&mut writer, &config)?;
-    let plan = plan(&folder, &config, &tables)?;
-    let linear = plan.iter().find(|(name, ..)| names::is_linear_weight(name)).map(|p| p.1);
-    writer.set("general.file_type", file_type(linear))?;
-    writer.set("general.quantization_version", 2u32)?;
-    tokenizer(&mut writer, &folder, source, config.vocab)?;
-    for (name, ty, dims, _) in &plan {
-        writer.tensor(name, *ty, dims)?;
-    }
-    let total = plan.len();
-    let mut todo = plan.iter().enumerate();
-    let mut scale = 0.0;
+    let total = contents.tensors.len();
+    let mut done = 0;
     writer.write(destination, |info, out| -> Result<(), WriteError> {
-        let Some((done, (.., content))) = todo.next() else { return Ok(()) };
         if !progress(done, total, info.name()) {
             return Err(Error::Cancelled.into());
         }
-        match content {
-            Content::Vector(t) => floats(out, &ordered_vector(&folder, &config, t)?)?,
-            Content::Table(x) => floats(out, x)?,
-            Content::Scale => floats(out, &[scale])?,
-            Content::Dense(t) => {
-                let m = ordered(&folder, &config, t)?;
-                out.write_all(m.bytes())?;
-                folder.release(t);
-            }
-            Content::Codes(t) => {
-                let m = ordered(&folder, &config, t)?;
-                scale = m.scales()[0];
-                codes(out, t, &m)?;
-                folder.release(t);
-            }
-        }
+        contents.write(done, out)?;
+        contents.release(done);
+        done += 1;
         Ok(())
     })?;
     let bytes_out = std::fs::metadata(destination).map_err(Error::io(destination))?.len();
-    Ok(Summary { tensors: total, rounded: Vec::new(), bytes_out })
+    Ok(Summary { tensors: total, bytes_out })
 }
 
-/// Every tensor of the file: name, type, dimensions, content.
-#[allow(clippy::type_complexity, reason = "one use")]
-fn plan<'a>(
-    folder: &Folder,
-    config: &Config,
-    tables: &[keys::Table<'a>],
-) -> Result<Vec<(String, TensorType, Vec<u64>, Content<'a>)>> {
+/// Every tensor of the file.
+fn plan(folder: &Folder, config: &Config) -> Result<Vec<Planned>> {
     let mut plan = Vec::new();
-    for (name, table) in tables {
+    let mut add = |name: &str, ty, dims, content| {
+        plan.push(Planned { name: name.to_owned(), ty, dims, content });
+    };
+    for (name, table) in keys::write(&mut Writer::new(), config)? {
         let dims = vec![table.len() as u64];
-        plan.push(((*name).to_owned(), TensorType::F32, dims, Content::Table(table)));
+        add(name, TensorType::F32, dims, Content::Table(table.to_vec()));
     }
     let mut used = std::collections::HashSet::new();
     for name in names::all(config.layers) {
@@ -101,14 +168,14 @@ fn plan<'a>(
         used.insert(tensor.own_name.clone());
         let dims = vec![tensor.cols as u64, tensor.rows as u64];
         if folder.is_vector(&tensor) {
-            plan.push((name, TensorType::F32, vec![tensor.cols as u64], Content::Vector(tensor)));
+            add(&name, TensorType::F32, vec![tensor.cols as u64], Content::Vector(tensor));
         } else if folder.is_ternary(&tensor) {
             let stem = name.trim_end_matches(".weight").to_owned();
             Format::TQ2_0
                 .row_bytes(tensor.cols)
                 .map_err(|source| Error::Tensor { tensor: tensor.own_name.clone(), source })?;
-            plan.push((name, TensorType::TQ2_0, dims, Content::Codes(tensor)));
-            plan.push((format!("{stem}.scale"), TensorType::F32, vec![1], Content::Scale));
+            add(&name, TensorType::TQ2_0, dims, Content::Codes(tensor));
+            add(&format!("{stem}.scale"), TensorType::F32, vec![1], Content::Scale);
         } else {
             let ty = TensorType::ALL.iter().find(|t| t.name() == tensor.file_type);
             let dense = [TensorType::F32, TensorType::F16, TensorType::BF16];
@@ -117,7 +184,7 @@ fn plan<'a>(
                 folder.matrix(&tensor)?;
                 continue;
             };
-            plan.push((name, ty, dims, Content::Dense(tensor)));
+            add(&name, ty, dims, Content::Dense(tensor));
         }
     }
     check_all_used(folder, &used, &config.architecture)?;
@@ -146,17 +213,15 @@ fn ordered_vector(folder: &Folder, config: &Config, tensor: &Stored) -> Result<V
     })
 }
 
-/// The codes of `m` in TQ2_0, some rows at a time.
+/// The codes of `m`, whose scale is 1, in TQ2_0, some rows at a time.
 fn codes(out: &mut dyn Write, tensor: &Stored, m: &Matrix<'_>) -> Result<(), WriteError> {
-    debug_assert_eq!(m.format().info().scales, Scales::Tensor, "one scale");
     let blame = |source| Error::Tensor { tensor: tensor.own_name.clone(), source };
     let (rows, cols) = (m.rows(), m.cols());
-    let ones = Matrix::new(m.format(), rows, cols, m.bytes(), vec![1.0]).map_err(blame)?;
     let mut w = vec![0.0; ROWS * cols];
     for first in (0..rows).step_by(ROWS) {
         let n = ROWS.min(rows - first);
         for (i, row) in w.chunks_exact_mut(cols).take(n).enumerate() {
-            ones.dequantize_row(first + i, row);
+            m.dequantize_row(first + i, row);
         }
         let part = Matrix::quantize(Format::TQ2_0, n, cols, &w[..n * cols]).map_err(blame)?;
         out.write_all(part.bytes())?;

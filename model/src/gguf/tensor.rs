@@ -105,6 +105,14 @@ tensor_types! {
     IQ2_BN_R4     335:  64  16 4 0;
 }
 
+impl TensorType {
+    /// Bytes of `rows` rows of `cols` weights, whole blocks.
+    pub(crate) fn bytes(self, rows: u64, cols: u64) -> u64 {
+        let layout = self.layout();
+        rows * (layout.per_row + cols / layout.block * layout.bytes) + layout.per_tensor
+    }
+}
+
 impl std::fmt::Display for TensorType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.name())
@@ -124,7 +132,7 @@ pub struct TensorInfo {
 
 impl TensorInfo {
     /// Describes a tensor at offset 0, and checks its name and shape.
-    pub(super) fn new(name: &str, tensor_type: TensorType, dims: &[u64]) -> Result<Self> {
+    pub(crate) fn new(name: &str, tensor_type: TensorType, dims: &[u64]) -> Result<Self> {
         // Padding that a wrong count turns into descriptions reads as tensors without a name.
         if name.is_empty() || name.len() > MAX_NAME {
             return Err(Error::BadName {

@@ -8,6 +8,9 @@ use crate::error::Result;
 pub(super) struct Quantization {
     /// Whether the stored `weight_scale` multiplies (`autobitlinear`) or divides (`bitlinear`).
     pub multiply: bool,
+    /// Whether it is the factor itself, not a mean that takes its way through an inverse: a key of this project's
+    /// own, in folders made of GGUF files.
+    pub exact: bool,
     /// Whether float weights are masters that are made ternary when the model is loaded.
     pub online: bool,
     /// Modules that stay as they are.
@@ -24,6 +27,7 @@ impl Quantization {
         if keys.is_none() {
             return Ok(old_bitnet.then(|| Quantization {
                 multiply: true,
+                exact: false,
                 online: true,
                 skipped: Vec::new(),
                 norm_eps: None,
@@ -44,13 +48,14 @@ impl Quantization {
         };
         let multiply = choice("linear_class", "bitlinear", "autobitlinear")?;
         let online = choice("quantization_mode", "offline", "online")?;
+        let exact = keys.flag("exact_weight_scale")?.unwrap_or(false);
         let skipped = keys.texts("modules_to_not_convert")?.unwrap_or_default();
         let norm_eps = match keys.flag("use_rms_norm")? {
             Some(true) => Some(keys.number("rms_norm_eps")?.unwrap_or(1e-6)),
             _ => None,
         };
         let skipped = skipped.into_iter().map(str::to_owned).collect();
-        Ok(Some(Quantization { multiply, online, skipped, norm_eps }))
+        Ok(Some(Quantization { multiply, exact, online, skipped, norm_eps }))
     }
 
     /// Whether the linear layer `module` (`model.layers.0.mlp.up_proj`) is BitLinear.

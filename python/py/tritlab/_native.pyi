@@ -670,11 +670,11 @@ def quantize_gguf(
     imatrix: Imatrix | str | PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> QuantizeReport:
-    """Write a copy of a GGUF file with its linear layers in `format`, atomically.
+    """Write a GGUF file or a Hugging Face folder as GGUF, linear layers in `format`, atomically.
 
     `head` is the format of the embedding and the output head; `None` leaves them as they are.
     `fallback` is the format of tensors whose rows do not fit, "llama.cpp" for the choices of
-    llama-quantize; `None` makes them a `FormatError`.
+    llama-quantize; `None` makes them a `FormatError`. `replaced` says what it became, by type.
     `i2_s` is the order of the source's I2_S codes, as in `Model.load`.
     `imatrix`, an `Imatrix` or its file, weighs the columns of the linear layers.
     """
@@ -704,8 +704,7 @@ def convert(
     """Write a Hugging Face folder as a GGUF file, or a GGUF file as a new folder, atomically.
 
     Weights keep their bits where the other side can hold them; quantised types become F32 in a
-    folder. `i2_s` is the order of a file's I2_S codes, as in `Model.load`. `rounded` names the
-    tensors that are not exact: scales that no inverse equals.
+    folder. `i2_s` is the order of a file's I2_S codes, as in `Model.load`.
     """
 
 def inspect_folder(path: str | PathLike[str]) -> FolderInfo:

@@ -109,4 +109,10 @@ ImatrixOption = Annotated[
         show_default=False,
     ),
 ]
+I2SOption = Annotated[
+    str,
+    typer.Option(
+        "--i2-s", metavar="NAME", help="Order of I2_S codes: I2_S, I2_S_64 or I2_S_ROWS4."
+    ),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]

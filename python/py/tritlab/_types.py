@@ -184,7 +184,6 @@ class ConvertReport(TypedDict):
     """What `convert` wrote."""
 
     tensors: int
-    rounded: list[str]
     bytes_out: int
 
 
@@ -212,7 +211,7 @@ class VerifyReport(TypedDict):
 class QuantizeReport(TypedDict):
     """What `quantize_gguf` wrote.
 
-    `fallbacks` counts tensors that the fallback took; `weight_error` is |w - q| / |w| over the
+    `fallbacks` counts tensors that the fallback took, `replaced` by type; `weight_error` is |w - q| / |w| over the
     tensors that changed, against the source's own weights.
     """
 
@@ -221,6 +220,7 @@ class QuantizeReport(TypedDict):
     quantized: int
     fallbacks: int
     weight_error: float
+    replaced: list[TypeShare]
     types: list[TypeShare]
     bytes_in: int
     bytes_out: int

@@ -41,7 +41,6 @@ def test_convert_goes_both_ways(tmp_path: Path) -> None:
         assert done < total
 
     report = tl.convert(source, tmp_path / "out.gguf", progress=progress)
-    assert report["rounded"] == []
     assert report["tensors"] == len(seen)
     assert report["bytes_out"] == (tmp_path / "out.gguf").stat().st_size
     run("convert", tmp_path / "out.gguf", tmp_path / "back")
@@ -50,6 +49,33 @@ def test_convert_goes_both_ways(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out.gguf")])
     assert again.exit_code == 1
     assert "--force" in again.stderr
+
+
+def test_quantize_takes_folders(tmp_path: Path) -> None:
+    run("convert", FIXTURES / "llama", tmp_path / "whole.gguf")
+    for source, out in ((FIXTURES / "llama", "one.gguf"), (tmp_path / "whole.gguf", "two.gguf")):
+        said = run("quantize", source, tmp_path / out, "-f", "Q8_0", "--i2-s", "I2_S_64")
+        assert "linear layers to Q8_0" in said
+    a, b = (tl.Model.load(tmp_path / name) for name in ("one.gguf", "two.gguf"))
+    assert a.fingerprint(IDS) == b.fingerprint(IDS)
+    said = run("quantize", FIXTURES / "llama", tmp_path / "k.gguf", "-f", "Q4_K", "--fallback", "Q5_0")
+    assert "Q5_0" in said.split("replaced")[1] and "F32" not in said
+
+
+def test_convert_says_what_cannot_be(tmp_path: Path) -> None:
+    file = tmp_path / "a.gguf"
+    run("convert", FIXTURES / "llama", file)
+    for source, out, word in (
+        (file, tmp_path / "b.gguf", "quantize"),
+        (file, file, "to be converted"),
+        (FIXTURES / "llama", FIXTURES / "llama", "to be converted"),
+        (file, tmp_path, "exists"),
+        (FIXTURES / "llama", tmp_path / "no" / "x.gguf", "No such file"),
+    ):
+        got = CliRunner().invoke(app, ["convert", "--force", str(source), str(out)])
+        assert got.exit_code == 1, got.output
+        assert word in got.stderr and ".tritlab-" not in got.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["a.gguf"]
 
 
 def test_inspect_takes_folders() -> None:

@@ -11,6 +11,7 @@ from tritlab import _native
 from tritlab._options import (
     ForceOption,
     HeadOption,
+    I2SOption,
     ImatrixOption,
     JsonOption,
     ModelArgument,
@@ -20,7 +21,7 @@ from tritlab._terminal import Bar, use_settings
 from tritlab.cli._app import app
 
 
-@app.command(short_help="Write a GGUF file in another format.")
+@app.command(short_help="Write a model as GGUF in another format.")
 def quantize(
     model: ModelArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The GGUF file to write.")],
@@ -46,11 +47,12 @@ def quantize(
         ),
     ] = None,
     imatrix: ImatrixOption = None,
+    i2_s: I2SOption = "I2_S",
     force: ForceOption = False,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Write a copy of a GGUF file in another format.
+    """Write a GGUF file, or a Hugging Face folder, as GGUF in another format.
 
     The file appears whole or not at all. Quantising a file that is already quantised adds a second
     loss to the first; start from F16 or BF16 where you can.
@@ -58,6 +60,7 @@ def quantize(
     \b
     Examples:
       tritlab quantize my-f16.gguf my-q4.gguf --format Q4_0
+      tritlab quantize my-model/ my-q8.gguf --format Q8_0
       tritlab quantize my-f16.gguf my-tern.gguf --format TQ2_0 --head Q8_0
       tritlab quantize smollm2 my-q4k.gguf --format Q4_K --fallback llama.cpp
       tritlab quantize my-f16.gguf my-q2.gguf --format Q2_K --imatrix my.imatrix.gguf
@@ -80,6 +83,7 @@ def quantize(
             wanted,
             head=head,
             fallback=fallback,
+            i2_s=i2_s,
             imatrix=imatrix,
             progress=bar.step("quantise"),
         )
@@ -94,5 +98,5 @@ def quantize(
     )
     if report["fallbacks"]:
         print(f"{report['fallbacks']} tensors have rows that do not fit and were replaced:")
-        for share in report["types"]:
+        for share in report["replaced"]:
             print(f"  {share['type']:6} {share['tensors']:4} tensors  {megabytes(share['bytes'])}")
