@@ -344,7 +344,9 @@ def quantize_gguf(
         "quantized": 1,
         "fallbacks": int(fallback is not None),
         "weight_error": 0.05,
-        "replaced": [{"type": "Q5_1", "tensors": 1, "weights": 32, "bytes": 24}] if fallback else [],
+        "replaced": [{"type": "Q5_1", "tensors": 1, "weights": 32, "bytes": 24}]
+        if fallback
+        else [],
         "types": [{"type": format, "tensors": 2, "weights": 64, "bytes": 50}],
         "bytes_in": 100,
         "bytes_out": 50,

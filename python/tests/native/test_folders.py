@@ -58,7 +58,9 @@ def test_quantize_takes_folders(tmp_path: Path) -> None:
         assert "linear layers to Q8_0" in said
     a, b = (tl.Model.load(tmp_path / name) for name in ("one.gguf", "two.gguf"))
     assert a.fingerprint(IDS) == b.fingerprint(IDS)
-    said = run("quantize", FIXTURES / "llama", tmp_path / "k.gguf", "-f", "Q4_K", "--fallback", "Q5_0")
+    said = run(
+        "quantize", FIXTURES / "llama", tmp_path / "k.gguf", "-f", "Q4_K", "--fallback", "Q5_0"
+    )
     assert "Q5_0" in said.split("replaced")[1] and "F32" not in said
 
 
