@@ -211,8 +211,8 @@ class VerifyReport(TypedDict):
 class QuantizeReport(TypedDict):
     """What `quantize_gguf` wrote.
 
-    `fallbacks` counts tensors that the fallback took, `replaced` by type; `weight_error` is |w - q| / |w| over the
-    tensors that changed, against the source's own weights.
+    `fallbacks` counts tensors that the fallback took, `replaced` by type;
+    `weight_error` is |w - q| / |w| over the tensors that changed, against the source's own weights.
     """
 
     format: str
