@@ -15,13 +15,22 @@
 //! Base-3 codes have their own line: 16 rows x 4 bytes of five digits each, 20 columns
 //! ([`crate::op`] `base3`); a group is padded to whole lines with the digit 0.
 //!
-//! Codes of 3, 5 and 6 bits are two such planes: 2+1, 4+1 and 4+2 bits, each plane contiguous for a chunk
-//! of 32 k. One-bit weights of -1 and +1 are the codes 0 and 2 around a zero of 1.
+//! Codes of 3, 5 and 6 bits are two such planes: 2+1, 4+1 and 4+2 bits. Their lines alternate: those of the upper
+//! bits for 4 k (8 k if it is one bit), then those of the lower bits for the same k. One-bit weights of -1 and +1
+//! are the codes 0 and 2 around a zero of 1.
 //!
-//! A panel is its groups in ascending k; a group is its scales (64 f16: two lines), its minima (two lines,
-//! if the format has them), the integer scales and minima of its sub-blocks (for k-quants; 16 rows x 4
-//! sub-blocks to a line, like codes) and its codes, so a product reads one ascending stream. Rows are in
-//! lanes: there are no horizontal sums, and a group's scales are one vector. Formats with row or tensor
+//! A panel is its groups in ascending k; a group is what a product needs, in the order in which it needs it, so
+//! that it reads one ascending stream (memory is read at half the speed, and less, where it does not):
+//!
+//! ```text
+//! integer minima of the sub-blocks         k-quants; 16 rows x 4 sub-blocks to a line, like codes
+//! for each four sub-blocks (or chunk of 32 k)
+//!     their integer scales                 k-quants; four lines
+//!     their codes
+//! scales, minima                           64 f16 each: two lines; only if the format has them
+//! ```
+//!
+//! Rows are in lanes: there are no horizontal sums, and a group's scales are one vector. Formats with row or tensor
 //! scales have no scale lines; their f32 scales are kept beside. Missing rows and columns are zeros.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,16 +55,16 @@ pub struct Line(pub [u8; 64]);
 /// Where things are in a panel of a format with given columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
-    /// Lines of scales in a group.
+    /// Lines of sub-block minima in a group.
+    pub sub_min_lines: usize,
+    /// Lines of sub-block scales.
+    pub sub_lines: usize,
+    /// Lines of codes.
+    pub code_lines: usize,
+    /// Lines of scales.
     pub scale_lines: usize,
     /// Lines of minima.
     pub min_lines: usize,
-    /// Lines of sub-block scales.
-    pub sub_lines: usize,
-    /// Lines of sub-block minima.
-    pub sub_min_lines: usize,
-    /// Lines of codes in a group.
-    pub code_lines: usize,
     /// Groups in a row.
     pub groups: usize,
 }
@@ -92,14 +101,14 @@ impl Geometry {
         }
     }
 
-    /// Lines before the codes in a group.
-    pub fn header_lines(&self) -> usize {
-        self.scale_lines + self.min_lines + self.sub_lines + self.sub_min_lines
+    /// Lines before a group's scales: its codes, and all that belongs to sub-blocks.
+    pub fn scales_at(&self) -> usize {
+        self.sub_min_lines + self.sub_lines + self.code_lines
     }
 
     /// Lines in a group.
     pub fn group_lines(&self) -> usize {
-        self.header_lines() + self.code_lines
+        self.scales_at() + self.scale_lines + self.min_lines
     }
 
     /// Lines in a panel.
@@ -130,25 +139,46 @@ pub(crate) const fn planes(codes: &Codes) -> [Plane; 2] {
     }
 }
 
-/// Lines of a chunk of 32 columns in a plane of `bits` bits.
-pub(crate) const fn plane_lines(bits: u32) -> usize {
-    bits as usize * CHUNK / 8
-}
-
 /// Lines of a chunk of 32 columns.
 pub(crate) const fn chunk_lines(codes: &Codes) -> usize {
-    plane_lines(codes.bits)
+    codes.bits as usize * CHUNK / 8
 }
 
-/// Where a plane keeps the codes of 16-row group `v` (0 to 3) at step `s` (four columns each, in a chunk):
-/// the line in the plane's chunk, and the lowest bit in each byte.
+/// Chunks of a span, what the codes of a group consist of: four sub-blocks, which share the lines of their scales,
+/// or a chunk.
+pub(crate) const fn span_chunks(codes: &Codes) -> usize {
+    match codes.sub_len {
+        Some(len) => 4 * len / CHUNK,
+        None => 1,
+    }
+}
+
+/// Lines of sub-block scales that a span begins with.
+pub(crate) const fn span_sub_lines(codes: &Codes) -> usize {
+    if codes.sub_len.is_some() { 4 } else { 0 }
+}
+
+/// Lines of a span.
+pub(crate) const fn span_lines(codes: &Codes) -> usize {
+    span_sub_lines(codes) + span_chunks(codes) * chunk_lines(codes)
+}
+
+/// Where `plane` keeps the codes of 16-row group `v` (0 to 3) at step `s` (four columns each, in a chunk): the line
+/// in the chunk, and the lowest bit in each byte.
 #[inline(always)]
-pub(crate) const fn plane_place(bits: u32, s: usize, v: usize) -> (usize, u32) {
-    match bits {
-        8 => (s * 4 + v, 0),
-        4 => (s * 2 + v / 2, (v % 2) as u32 * 4),
-        2 => (s, v as u32 * 2),
-        _ => (s / 2, ((s % 2) * 4 + v) as u32),
+pub(crate) const fn plane_place(codes: &Codes, plane: Plane, s: usize, v: usize) -> (usize, u32) {
+    let [low, high] = planes(codes);
+    // Steps whose planes lie together: a plane of one bit needs two to fill a line.
+    let steps = if low.bits == 1 || high.bits == 1 { 2 } else { 1 };
+    let lines = codes.bits as usize * steps / 2;
+    // The lower bits follow the upper ones.
+    let after = if plane.at == low.at { high.bits as usize * steps / 2 } else { 0 };
+    let (step, first) = (s % steps, s / steps * lines + after);
+    match plane.bits {
+        8 => (first + step * 4 + v, 0),
+        4 => (first + step * 2 + v / 2, (v % 2) as u32 * 4),
+        2 => (first + step, v as u32 * 2),
+        _ => (first, (step * 4 + v) as u32),
     }
 }
 
@@ -188,7 +218,7 @@ impl Panels {
                 }
                 if format.codes().is_some_and(|c| c.base3) {
                     for group in panel.chunks_exact_mut(geometry.group_lines()) {
-                        for line in &mut group[geometry.header_lines()..] {
+                        for line in &mut group[..geometry.code_lines] {
                             line.0 = line.0.map(|v| (u16::from(v) * 256).div_ceil(243) as u8);
                         }
                     }
@@ -251,9 +281,9 @@ impl Weights for Panels {
         let Kind::Coded(codes) = &info.kind else { return };
         let (panel, row, g) = (self.panel(r / ROWS), r % ROWS, self.geometry);
         let place = Place::of(info, g, b * info.block);
-        let header = &panel[place.group..];
+        let group = &panel[place.group..];
         let half = |line: usize| {
-            let b = &header[line + row / 32].0[row % 32 * 2..];
+            let b = &group[g.scales_at() + line + row / 32].0[row % 32 * 2..];
             f16::from_le_bytes([b[0], b[1]]).to_f32()
         };
         out.d = if g.scale_lines > 0 { half(0) } else { 1.0 };
@@ -261,11 +291,11 @@ impl Weights for Panels {
         if let Some(sub_len) = codes.sub_len {
             out.sub_len = sub_len;
             for s in 0..info.block / sub_len {
-                let (line, byte) = sub_place(row, s);
-                let sub = g.scale_lines + g.min_lines + line;
-                out.sub[s] = i16::from(header[sub].0[byte] as i8);
+                let (line, byte) = sub_place(codes, g, row, s);
+                out.sub[s] = i16::from(group[line].0[byte] as i8);
                 if codes.min {
-                    out.sub_min[s] = i16::from(header[sub + g.sub_lines].0[byte] as i8);
+                    let (line, byte) = sub_min_place(row, s);
+                    out.sub_min[s] = i16::from(group[line].0[byte] as i8);
                 }
             }
         }
@@ -273,7 +303,7 @@ impl Weights for Panels {
             for i in 0..info.block {
                 let (line, byte, digit) = base3_place(row, place.k + i);
                 // Columns past the last are padding of the format's last block.
-                let u = panel.get(place.codes + line).map_or(0, |l| l.0[byte]);
+                let u = panel.get(place.group + line).map_or(0, |l| l.0[byte]);
                 let u = u.wrapping_mul([1, 3, 9, 27, 81][digit]);
                 out.q[i] = i16::from(first_digit(u)) - codes.zero as i16;
             }
@@ -281,9 +311,9 @@ impl Weights for Panels {
         }
         for i in 0..info.block {
             let mut code = 0;
-            for (first, plane) in plane_starts(codes) {
-                let (line, byte, bit) = code_place(codes, first, plane.bits, row, place.k + i);
-                code |= (panel[place.codes + line].0[byte] >> bit & mask(plane.bits)) << plane.at;
+            for plane in planes(codes).into_iter().filter(|p| p.bits > 0) {
+                let (line, byte, bit) = code_place(codes, g, plane, row, place.k + i);
+                code |= (group[line].0[byte] >> bit & mask(plane.bits)) << plane.at;
             }
             out.q[i] = match &codes.table {
                 Some(table) => i16::from(table[usize::from(code)]),
@@ -305,37 +335,34 @@ impl Weights for Panels {
     }
 }
 
-/// Where column `k` is: the first line of its group, the first line of the group's codes, and its
-/// index in the group.
+/// Where column `k` is: the first line of its group, and its index in the group.
 struct Place {
     group: usize,
-    codes: usize,
     k: usize,
 }
 
 impl Place {
     fn of(info: &Info, geometry: Geometry, k: usize) -> Self {
         let len = info.activation.len().unwrap_or(usize::MAX);
-        let group = k / len * geometry.group_lines();
-        Place { group, codes: group + geometry.header_lines(), k: k % len }
+        Place { group: k / len * geometry.group_lines(), k: k % len }
     }
 }
 
-/// The non-empty planes, each with the first of its lines in a chunk.
-fn plane_starts(codes: &Codes) -> impl Iterator<Item = (usize, Plane)> {
-    let [low, high] = planes(codes);
-    [(0, low), (plane_lines(low.bits), high)].into_iter().filter(|(_, p)| p.bits > 0)
+/// Line in the group, byte and lowest bit of a plane's part of the code of `row` at column `k` of the group.
+fn code_place(codes: &Codes, g: Geometry, plane: Plane, row: usize, k: usize) -> (usize, usize, u32) {
+    let (chunk, per_span) = (k / CHUNK, span_chunks(codes));
+    let (line, bit) = plane_place(codes, plane, k % CHUNK / 4, row / 16);
+    let span = g.sub_min_lines + chunk / per_span * span_lines(codes) + span_sub_lines(codes);
+    (span + chunk % per_span * chunk_lines(codes) + line, row % 16 * 4 + k % 4, bit)
 }
 
-/// Line, byte and lowest bit of a plane's part of the code of `row` at column `k` of the group; the
-/// plane's lines begin at `first` in each chunk.
-fn code_place(codes: &Codes, first: usize, bits: u32, row: usize, k: usize) -> (usize, usize, u32) {
-    let (line, bit) = plane_place(bits, k % CHUNK / 4, row / 16);
-    (k / CHUNK * chunk_lines(codes) + first + line, row % 16 * 4 + k % 4, bit)
+/// Line in the group and byte of the scale of sub-block `s` of `row`: 16 rows x 4 sub-blocks to a line.
+fn sub_place(codes: &Codes, g: Geometry, row: usize, s: usize) -> (usize, usize) {
+    (g.sub_min_lines + s / 4 * span_lines(codes) + row / 16, row % 16 * 4 + s % 4)
 }
 
-/// Line and byte of sub-block `s` of `row`: 16 rows x 4 sub-blocks to a line.
-fn sub_place(row: usize, s: usize) -> (usize, usize) {
+/// The same of its minimum.
+fn sub_min_place(row: usize, s: usize) -> (usize, usize) {
     (s / 4 * 4 + row / 16, row % 16 * 4 + s % 4)
 }
 
@@ -391,9 +418,10 @@ fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line
         matrix.block(r, b, &mut plain);
         finite &= plain.d.is_finite() && plain.m.is_finite();
         let place = Place::of(info, geometry, b * info.block);
+        let group = &mut panel[place.group..];
         let mut put = |line: usize, x: f32| {
             let at = row % 32 * 2;
-            panel[place.group + line + row / 32].0[at..at + 2]
+            group[geometry.scales_at() + line + row / 32].0[at..at + 2]
                 .copy_from_slice(&f16::from_f32(x).to_le_bytes());
         };
         if geometry.scale_lines > 0 {
@@ -404,11 +432,11 @@ fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line
         }
         if let Some(sub_len) = codes.sub_len {
             for s in 0..info.block / sub_len {
-                let (line, byte) = sub_place(row, s);
-                let sub = place.group + geometry.scale_lines + geometry.min_lines + line;
-                panel[sub].0[byte] = plain.sub[s] as i8 as u8;
+                let (line, byte) = sub_place(codes, geometry, row, s);
+                group[line].0[byte] = plain.sub[s] as i8 as u8;
                 if codes.min {
-                    panel[sub + geometry.sub_lines].0[byte] = plain.sub_min[s] as i8 as u8;
+                    let (line, byte) = sub_min_place(row, s);
+                    group[line].0[byte] = plain.sub_min[s] as i8 as u8;
                 }
             }
         }
@@ -421,17 +449,16 @@ fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line
             let cols = info.block.min(matrix.cols() - b * info.block);
             for (i, q) in plain.q[..cols].iter().enumerate() {
                 let (line, byte, digit) = base3_place(row, place.k + i);
-                panel[place.codes + line].0[byte] += code(*q) * [81, 27, 9, 3, 1][digit];
+                group[line].0[byte] += code(*q) * [81, 27, 9, 3, 1][digit];
             }
             continue;
         }
         // Four columns of a row are neighbours in a line: one place for all of them.
         for (step, q) in plain.q[..info.block].as_chunks::<4>().0.iter().enumerate() {
             let q = q.map(code);
-            for (first, plane) in plane_starts(codes) {
-                let (line, byte, bit) =
-                    code_place(codes, first, plane.bits, row, place.k + 4 * step);
-                let four = &mut panel[place.codes + line].0[byte..byte + 4];
+            for plane in planes(codes).into_iter().filter(|p| p.bits > 0) {
+                let (line, byte, bit) = code_place(codes, geometry, plane, row, place.k + 4 * step);
+                let four = &mut group[line].0[byte..byte + 4];
                 for (b, q) in four.iter_mut().zip(q) {
                     *b |= (q >> plane.at & mask(plane.bits)) << bit;
                 }

@@ -79,7 +79,7 @@ fn tile<I: Isa, C: CodedFormat, const N: usize>(
     };
     let mut acc = [[isa.splat(0.0); N]; 1];
     for (g, group) in panel.lines.chunks_exact(geometry.group_lines().max(1)).enumerate() {
-        let (header, lines) = group.split_at(geometry.header_lines());
+        let (lines, halves) = group.split_at(geometry.scales_at());
         let a: [&[[i8; 4]]; N] =
             std::array::from_fn(|t| acts.codes(t0 + t)[g * group_cols..].as_chunks().0);
         let sum = if N == 1 {
@@ -94,13 +94,13 @@ fn tile<I: Isa, C: CodedFormat, const N: usize>(
             let exact = isa.to_f32(isa.add_i32(sum[t], offset));
             let scale = isa.splat(acts.scales(t0 + t)[g]);
             acc[0][t] = if in_block {
-                isa.fma(isa.mul(half_line(isa, header, 0, v), scale), exact, acc[0][t])
+                isa.fma(isa.mul(half_line(isa, halves, 0, v), scale), exact, acc[0][t])
             } else {
                 isa.fma(scale, exact, acc[0][t])
             };
         }
     }
-    store_rows::<I, C, 1, N>(isa, panel, v, acc, out);
+    store_rows::<I, C, 1, N>(isa, panel.row_scales, v, acc, out);
 }
 
 /// One token: both sums of bytes. A backend whose dot product subtracts 128 from each byte returns

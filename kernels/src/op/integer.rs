@@ -25,7 +25,9 @@ use std::marker::PhantomData;
 use crate::activation::{Acts, CHUNK};
 use crate::format::{CodedFormat, Codes, Grouping, Scales};
 use crate::isa::{Isa, run_length};
-use crate::panel::{Line, ROWS, chunk_lines, mask, plane_lines, plane_place, planes};
+use crate::panel::{
+    Line, ROWS, chunk_lines, mask, plane_place, planes, span_lines, span_sub_lines,
+};
 
 use super::product::{Kernel, Panel};
 
@@ -51,7 +53,7 @@ impl<C: CodedFormat> Kernel for Integer<C> {
         let n = out.len() / ROWS;
         if n == 1 {
             // One token: all four vectors of the panel, so that its lines are read once.
-            return tile::<I, C, 4, 1>(isa, panel, 0, acts, t0, out);
+            return tile::<I, C, 4, 1>(isa, &Piece::whole(panel), 0, acts, t0, out);
         }
         match const { shape::<I, C>() } {
             (4, 6) => many::<I, C, 4, 6>(isa, panel, acts, t0, out),
@@ -76,12 +78,55 @@ const fn shape<I: Isa, C: CodedFormat>() -> (usize, usize) {
     }
 }
 
-/// Several tokens in tiles of V vectors and at most N tokens. The tokens' activations stay in cache for the
-/// vectors of the panel.
+/// Some groups of a panel.
+struct Piece<'a> {
+    panel: &'a Panel<'a>,
+    /// Their lines.
+    lines: &'a [Line],
+    /// Index of the first one.
+    group: usize,
+    /// Whether they include the panel's last: its row scales apply at the end.
+    last: bool,
+}
+
+impl<'a> Piece<'a> {
+    fn whole(panel: &'a Panel<'a>) -> Self {
+        Piece { panel, lines: panel.lines, group: 0, last: true }
+    }
+}
+
+/// Columns that tiles work on before they go on to the next columns, if groups are shorter: a panel's lines and a
+/// tile's activations stay in the first-level cache, and the f32 sums wait in `out`.
+const BLOCK: usize = 256;
+
+/// Several tokens in tiles of V vectors and at most N tokens.
 #[inline(always)]
 fn many<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     isa: I,
     panel: &Panel<'_>,
+    acts: &Acts,
+    t0: usize,
+    out: &mut [f32],
+) {
+    let Some(len) = C::INFO.activation.len() else {
+        return tokens::<I, C, V, N>(isa, &Piece::whole(panel), acts, t0, out);
+    };
+    let (groups, group_lines) = (panel.geometry.groups, panel.geometry.group_lines());
+    let mut group = 0;
+    while group < groups.max(1) {
+        let end = groups.min(group + BLOCK.div_ceil(len));
+        let lines = &panel.lines[group * group_lines..end * group_lines];
+        let piece = Piece { panel, lines, group, last: end == groups };
+        tokens::<I, C, V, N>(isa, &piece, acts, t0, out);
+        group = end.max(1);
+    }
+}
+
+/// All tokens times a piece.
+#[inline(always)]
+fn tokens<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
+    isa: I,
+    piece: &Piece<'_>,
     acts: &Acts,
     t0: usize,
     out: &mut [f32],
@@ -91,60 +136,82 @@ fn many<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     while t < n {
         let out = &mut out[t * ROWS..];
         t += match n - t {
-            left if left >= N => vectors::<I, C, V, N>(isa, panel, acts, t0 + t, out),
-            left if N > 6 && left >= 6 => vectors::<I, C, V, 6>(isa, panel, acts, t0 + t, out),
-            left if N > 4 && left >= 4 => vectors::<I, C, V, 4>(isa, panel, acts, t0 + t, out),
-            left if N > 2 && left >= 2 => vectors::<I, C, V, 2>(isa, panel, acts, t0 + t, out),
-            _ => vectors::<I, C, V, 1>(isa, panel, acts, t0 + t, out),
+            left if left >= N => vectors::<I, C, V, N>(isa, piece, acts, t0 + t, out),
+            left if N > 6 && left >= 6 => vectors::<I, C, V, 6>(isa, piece, acts, t0 + t, out),
+            left if N > 4 && left >= 4 => vectors::<I, C, V, 4>(isa, piece, acts, t0 + t, out),
+            left if N > 2 && left >= 2 => vectors::<I, C, V, 2>(isa, piece, acts, t0 + t, out),
+            _ => vectors::<I, C, V, 1>(isa, piece, acts, t0 + t, out),
         };
     }
 }
 
-/// All vectors of the panel times N tokens; returns N.
+/// All vectors of the piece times N tokens; returns N.
 #[inline(always)]
 fn vectors<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     isa: I,
-    panel: &Panel<'_>,
+    piece: &Piece<'_>,
     acts: &Acts,
     t: usize,
     out: &mut [f32],
 ) -> usize {
     for v in (0..4).step_by(V) {
-        tile::<I, C, V, N>(isa, panel, v, acts, t, out);
+        tile::<I, C, V, N>(isa, piece, v, acts, t, out);
     }
     N
 }
 
-/// Vectors `v0..v0+V` of the panel times tokens `t0..t0+N`.
+/// Vectors `v0..v0+V` of the piece times tokens `t0..t0+N`.
 #[inline(always)]
 fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     isa: I,
-    panel: &Panel<'_>,
+    piece: &Piece<'_>,
     v0: usize,
     acts: &Acts,
     t0: usize,
     out: &mut [f32],
 ) {
     let codes = C::CODES;
-    let geometry = panel.geometry;
+    let geometry = piece.panel.geometry;
     let in_block = geometry.scale_lines > 0;
-    let chunks = geometry.code_lines / chunk_lines(&codes);
+    let first = piece.group * C::INFO.activation.len().unwrap_or(0);
     let a: [&[[[i8; 4]; STEPS]]; N] =
-        std::array::from_fn(|t| acts.codes(t0 + t).as_chunks().0.as_chunks().0);
-    let dx: [&[f32]; N] = std::array::from_fn(|t| &acts.scales(t0 + t)[..geometry.groups]);
-    let sums: [&[i32]; N] = std::array::from_fn(|t| &acts.sums(t0 + t)[..geometry.groups]);
+        std::array::from_fn(|t| acts.codes(t0 + t)[first..].as_chunks().0.as_chunks().0);
+    let dx: [&[f32]; N] = std::array::from_fn(|t| &acts.scales(t0 + t)[piece.group..]);
+    let sums: [&[i32]; N] = std::array::from_fn(|t| &acts.sums(t0 + t)[piece.group..]);
 
     let mut acc = [[isa.splat(0.0); N]; V];
+    if piece.group > 0 {
+        for v in 0..V {
+            for t in 0..N {
+                if let Some(sums) = out[t * ROWS + (v0 + v) * 16..].first_chunk() {
+                    acc[v][t] = isa.load(sums);
+                }
+            }
+        }
+    }
     let mut chunk = 0;
-    for (g, group) in panel.lines.chunks_exact(geometry.group_lines().max(1)).enumerate() {
-        let (header, lines) = group.split_at(geometry.header_lines());
-        let (halves, subs) = header.split_at(geometry.scale_lines + geometry.min_lines);
-        let (subs, sub_mins) = subs.split_at(geometry.sub_lines);
+    for (g, group) in piece.lines.chunks_exact(geometry.group_lines().max(1)).enumerate() {
+        let (sub_mins, spans) = group.split_at(geometry.sub_min_lines);
+        let (spans, halves) = spans.split_at(geometry.sub_lines + geometry.code_lines);
         if N == 1 {
-            // They are read out of their order below, which the hardware's prefetcher does not follow: so they are
-            // asked for in the order of memory first.
-            for line in header {
+            // The hardware's prefetcher follows once these have been asked for.
+            for line in sub_mins {
                 isa.prefetch(&line.0, 0);
+            }
+        }
+        // What the minima are multiplied with: first, because they come first in memory.
+        let mut total = [[isa.splat_i32(0); N]; V];
+        if codes.min {
+            for v in 0..V {
+                for t in 0..N {
+                    total[v][t] = match codes.sub_len {
+                        None => isa.splat_i32(sums[t][g]),
+                        Some(len) => {
+                            let pairs = acts.sub_pairs(t0 + t, piece.group + g, len);
+                            weigh(isa, sub_mins, v0 + v, pairs)
+                        }
+                    };
+                }
             }
         }
         // Begin with what makes up for the unsigned codes: (bias - zero) times the sum of a.
@@ -159,47 +226,51 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
                     }
                 }
                 Some(len) => {
-                    sub_offsets::<I>(acts.sub_pairs(t0 + t, g, len), &codes, &mut offsets[t])
+                    let pairs = acts.sub_pairs(t0 + t, piece.group + g, len);
+                    sub_offsets::<I>(pairs, &codes, &mut offsets[t]);
                 }
             }
         }
-        for (c, lines) in lines.chunks_exact(chunk_lines(&codes)).take(chunks).enumerate() {
-            let a: [&[[i8; 4]; STEPS]; N] = std::array::from_fn(|t| &a[t][chunk]);
-            if N == 1 && const { far(&C::CODES) } {
-                for line in &lines[..chunk_lines(&codes)] {
-                    isa.prefetch(&line.0, AHEAD);
+        for (p, span) in spans.chunks_exact(span_lines(&codes)).enumerate() {
+            let (subs, lines) = span.split_at(span_sub_lines(&codes));
+            for (c, lines) in lines.chunks_exact(chunk_lines(&codes)).enumerate() {
+                let a: [&[[i8; 4]; STEPS]; N] = std::array::from_fn(|t| &a[t][chunk]);
+                chunk += 1;
+                if N == 1 && const { far(&C::CODES) } {
+                    for line in &lines[..chunk_lines(&codes)] {
+                        isa.prefetch(&line.0, AHEAD);
+                    }
                 }
-            }
-            match codes.sub_len {
-                None => steps::<I, C, V, N>(isa, lines, v0, 0..STEPS, a, &mut sum),
-                Some(len) => {
-                    for part in 0..CHUNK / len {
-                        let at = part * len / 4..(part + 1) * len / 4;
-                        let s = c * (CHUNK / len) + part;
-                        let mut own = [[isa.splat_i32(0); N]; V];
+                let Some(len) = codes.sub_len else {
+                    steps::<I, C, V, N>(isa, lines, v0, 0..STEPS, a, &mut sum);
+                    continue;
+                };
+                for part in 0..CHUNK / len {
+                    let at = part * len / 4..(part + 1) * len / 4;
+                    // Index in the span.
+                    let s = c * (CHUNK / len) + part;
+                    let mut own = [[isa.splat_i32(0); N]; V];
+                    if zero::<I>(&codes) != 0 {
                         for t in 0..N {
-                            if zero::<I>(&codes) != 0 {
-                                let offset = isa.splat_i32(offsets[t][s]);
-                                for v in 0..V {
-                                    own[v][t] = offset;
-                                }
+                            let offset = isa.splat_i32(offsets[t][p * 4 + s]);
+                            for v in 0..V {
+                                own[v][t] = offset;
                             }
                         }
-                        steps::<I, C, V, N>(isa, lines, v0, at, a, &mut own);
-                        for v in 0..V {
-                            let scale = isa.byte(isa.bytes(&subs[s / 4 * 4 + v0 + v].0), s % 4);
-                            for t in 0..N {
-                                sum[v][t] = if short(&codes) {
-                                    isa.mul_add_i16(sum[v][t], own[v][t], scale)
-                                } else {
-                                    isa.mul_add_i32(sum[v][t], own[v][t], scale)
-                                };
-                            }
+                    }
+                    steps::<I, C, V, N>(isa, lines, v0, at, a, &mut own);
+                    for v in 0..V {
+                        let scale = isa.byte(isa.bytes(&subs[v0 + v].0), s);
+                        for t in 0..N {
+                            sum[v][t] = if short(&codes) {
+                                isa.mul_add_i16(sum[v][t], own[v][t], scale)
+                            } else {
+                                isa.mul_add_i32(sum[v][t], own[v][t], scale)
+                            };
                         }
                     }
                 }
             }
-            chunk += 1;
         }
         for v in 0..V {
             for t in 0..N {
@@ -213,24 +284,21 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
                 }
                 if codes.min {
                     let b = half_line(isa, halves, geometry.scale_lines, v0 + v);
-                    let total = match codes.sub_len {
-                        None => isa.splat_i32(sums[t][g]),
-                        Some(len) => weigh(isa, sub_mins, v0 + v, acts.sub_pairs(t0 + t, g, len)),
-                    };
-                    x = isa.fma(isa.mul(b, scale), isa.to_f32(total), x);
+                    x = isa.fma(isa.mul(b, scale), isa.to_f32(total[v][t]), x);
                 }
                 acc[v][t] = x;
             }
         }
     }
-    store_rows::<I, C, V, N>(isa, panel, v0, acc, out);
+    let row_scales = piece.panel.row_scales.filter(|_| piece.last);
+    store_rows::<I, C, V, N>(isa, row_scales, v0, acc, out);
 }
 
 /// Multiplies with the row scales, if the format has them, and stores.
 #[inline(always)]
 pub(super) fn store_rows<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     isa: I,
-    panel: &Panel<'_>,
+    row_scales: Option<&[f32; ROWS]>,
     v0: usize,
     acc: [[I::F32; N]; V],
     out: &mut [f32],
@@ -239,7 +307,7 @@ pub(super) fn store_rows<I: Isa, C: CodedFormat, const V: usize, const N: usize>
         let rows = (v0 + v) * 16;
         for t in 0..N {
             let mut y = acc[v][t];
-            if let Some(scales) = panel.row_scales
+            if let Some(scales) = row_scales
                 && matches!(C::INFO.scales, Scales::Row | Scales::Tensor)
             {
                 y = isa.mul(y, isa.load(&scales.as_chunks().0[v0 + v]));
@@ -251,10 +319,10 @@ pub(super) fn store_rows<I: Isa, C: CodedFormat, const V: usize, const N: usize>
     }
 }
 
-/// 16 f16 numbers of a header: vector `v` of the 64 that start at line `line`.
+/// 16 f16 numbers: vector `v` of the 64 that start at line `line`.
 #[inline(always)]
-pub(super) fn half_line<I: Isa>(isa: I, header: &[Line], line: usize, v: usize) -> I::F32 {
-    isa.load_f16(&header[line + v / 2].0.as_chunks().0[v % 2])
+pub(super) fn half_line<I: Isa>(isa: I, halves: &[Line], line: usize, v: usize) -> I::F32 {
+    isa.load_f16(&halves[line + v / 2].0.as_chunks().0[v % 2])
 }
 
 /// Whether codes take the dot product for all 256 values: bytes, and indices of a table of signed values.
@@ -305,14 +373,14 @@ const fn short(codes: &Codes) -> bool {
 fn unpack<I: Isa, C: CodedFormat>(isa: I, lines: &[Line], s: usize, v: usize) -> I::Bytes {
     let codes = C::CODES;
     let [low, high] = planes(&codes);
-    let (line, bit) = plane_place(low.bits, s, v);
+    let (line, bit) = plane_place(&codes, low, s, v);
     let mut u = isa.bytes(&lines[line].0);
     if codes.bits < 8 {
         u = isa.field(u, bit as i32 - low.at as i32, mask(low.bits) << low.at);
     }
     if high.bits > 0 {
-        let (line, bit) = plane_place(high.bits, s, v);
-        let upper = isa.bytes(&lines[plane_lines(low.bits) + line].0);
+        let (line, bit) = plane_place(&codes, high, s, v);
+        let upper = isa.bytes(&lines[line].0);
         u = isa.or(u, isa.field(upper, bit as i32 - high.at as i32, mask(high.bits) << high.at));
     }
     match codes.table {
