@@ -349,7 +349,13 @@ impl Place {
 }
 
 /// Line in the group, byte and lowest bit of a plane's part of the code of `row` at column `k` of the group.
-fn code_place(codes: &Codes, g: Geometry, plane: Plane, row: usize, k: usize) -> (usize, usize, u32) {
+fn code_place(
+    codes: &Codes,
+    g: Geometry,
+    plane: Plane,
+    row: usize,
+    k: usize,
+) -> (usize, usize, u32) {
     let (chunk, per_span) = (k / CHUNK, span_chunks(codes));
     let (line, bit) = plane_place(codes, plane, k % CHUNK / 4, row / 16);
     let span = g.sub_min_lines + chunk / per_span * span_lines(codes) + span_sub_lines(codes);

@@ -12,6 +12,8 @@
 //! and nothing else, which suits one token; for several, digits are taken out once
 //! (`(3u) >> 8`, two comparisons) and meet each token with one dot product.
 
+#![allow(clippy::needless_range_loop, reason = "v and t name a place in several arrays at once")]
+
 use std::marker::PhantomData;
 
 use crate::activation::{Acts, BASE3_COLS};
@@ -32,6 +34,10 @@ impl<C: CodedFormat> Kernel for Base3<C> {
     #[inline(always)]
     fn run<I: Isa>(isa: I, panel: &Panel<'_>, acts: &Acts, t0: usize, out: &mut [f32]) {
         let n = out.len() / ROWS;
+        if n == 1 {
+            // The panel's lines once, in the order of memory.
+            return tile::<I, C, 4, 1>(isa, panel, 0, acts, t0, out);
+        }
         let mut t = 0;
         while t < n {
             let out = &mut out[t * ROWS..];
@@ -54,17 +60,17 @@ fn vectors<I: Isa, C: CodedFormat, const N: usize>(
     out: &mut [f32],
 ) -> usize {
     for v in 0..4 {
-        tile::<I, C, N>(isa, panel, v, acts, t, out);
+        tile::<I, C, 1, N>(isa, panel, v, acts, t, out);
     }
     N
 }
 
-/// Vector `v` (16 rows) of the panel times tokens `t0..t0+N`.
+/// Vectors `v0..v0+V` (16 rows each) of the panel times tokens `t0..t0+N`.
 #[inline(always)]
-fn tile<I: Isa, C: CodedFormat, const N: usize>(
+fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     isa: I,
     panel: &Panel<'_>,
-    v: usize,
+    v0: usize,
     acts: &Acts,
     t0: usize,
     out: &mut [f32],
@@ -77,46 +83,82 @@ fn tile<I: Isa, C: CodedFormat, const N: usize>(
         Some(cols) => cols / 4,
         None => geometry.code_lines / 4 * DIGITS,
     };
-    let mut acc = [[isa.splat(0.0); N]; 1];
+    let mut acc = [[isa.splat(0.0); N]; V];
     for (g, group) in panel.lines.chunks_exact(geometry.group_lines().max(1)).enumerate() {
         let (lines, halves) = group.split_at(geometry.scales_at());
         let a: [&[[i8; 4]]; N] =
             std::array::from_fn(|t| acts.codes(t0 + t)[g * group_cols..].as_chunks().0);
-        let sum = if N == 1 {
-            [telescoped(isa, lines, v, &a[0][..steps]); N]
+        let mut sum = [[isa.splat_i32(0); N]; V];
+        if N == 1 {
+            let one = telescoped::<I, V>(isa, lines, v0, &a[0][..steps]);
+            for v in 0..V {
+                sum[v][0] = one[v];
+            }
         } else {
-            digit_sums(isa, lines, v, a)
-        };
-        for t in 0..N {
-            // Digits are weights + 1; `telescoped` has taken the backend's bias off.
-            let bias = if N == 1 { I::WIDE_BIAS / 128 } else { 0 };
-            let offset = isa.splat_i32((bias - C::CODES.zero) * acts.sums(t0 + t)[g]);
-            let exact = isa.to_f32(isa.add_i32(sum[t], offset));
-            let scale = isa.splat(acts.scales(t0 + t)[g]);
-            acc[0][t] = if in_block {
-                isa.fma(isa.mul(half_line(isa, halves, 0, v), scale), exact, acc[0][t])
-            } else {
-                isa.fma(scale, exact, acc[0][t])
-            };
+            for v in 0..V {
+                sum[v] = digit_sums(isa, lines, v0 + v, a);
+            }
+        }
+        for v in 0..V {
+            for t in 0..N {
+                // Digits are weights + 1; `telescoped` has taken the backend's bias off.
+                let bias = if N == 1 { I::WIDE_BIAS / 128 } else { 0 };
+                let offset = isa.splat_i32((bias - C::CODES.zero) * acts.sums(t0 + t)[g]);
+                let exact = isa.to_f32(isa.add_i32(sum[v][t], offset));
+                let scale = isa.splat(acts.scales(t0 + t)[g]);
+                acc[v][t] = if in_block {
+                    isa.fma(isa.mul(half_line(isa, halves, 0, v0 + v), scale), exact, acc[v][t])
+                } else {
+                    isa.fma(scale, exact, acc[v][t])
+                };
+            }
         }
     }
-    store_rows::<I, C, 1, N>(isa, panel.row_scales, v, acc, out);
+    store_rows::<I, C, V, N>(isa, panel, v0, acc, out);
 }
 
 /// One token: both sums of bytes. A backend whose dot product subtracts 128 from each byte returns
 /// `(3 (A - 128 S) - (B - 128 S)) / 256 = (3A - B) / 256 - S`, S the sum of the activations.
 #[inline(always)]
-fn telescoped<I: Isa>(isa: I, lines: &[Line], v: usize, a: &[[i8; 4]]) -> I::I32 {
-    let mut sums = [isa.splat_i32(0); 2];
-    for (four, a) in lines.chunks_exact(4).zip(a.chunks(DIGITS)) {
-        let mut u = isa.bytes(&four[v].0);
+fn telescoped<I: Isa, const V: usize>(
+    isa: I,
+    lines: &[Line],
+    v0: usize,
+    a: &[[i8; 4]],
+) -> [I::I32; V] {
+    let mut sums = [[isa.splat_i32(0); 2]; V];
+    let (whole, rest) = a.as_chunks::<DIGITS>();
+    let mut fours = lines.chunks_exact(4);
+    for (a, four) in whole.iter().zip(&mut fours) {
+        add_bytes(isa, four, v0, a, &mut sums);
+    }
+    if let (false, Some(four)) = (rest.is_empty(), fours.next()) {
+        add_bytes(isa, four, v0, rest, &mut sums);
+    }
+    let mut exact = [isa.splat_i32(0); V];
+    for v in 0..V {
+        exact[v] = isa.telescope(sums[v][0], sums[v][1]);
+    }
+    exact
+}
+
+/// Adds a line of each vector to both sums; `a` has as many steps as digits count.
+#[inline(always)]
+fn add_bytes<I: Isa, const V: usize>(
+    isa: I,
+    four: &[Line],
+    v0: usize,
+    a: &[[i8; 4]],
+    sums: &mut [[I::I32; 2]; V],
+) {
+    for v in 0..V {
+        let mut u = isa.bytes(&four[v0 + v].0);
         for a in a {
-            sums[0] = isa.dot_wide(sums[0], u, *a);
+            sums[v][0] = isa.dot_wide(sums[v][0], u, *a);
             u = isa.triple(u);
-            sums[1] = isa.dot_wide(sums[1], u, *a);
+            sums[v][1] = isa.dot_wide(sums[v][1], u, *a);
         }
     }
-    isa.telescope(sums[0], sums[1])
 }
 
 /// Several tokens: the digits once.

@@ -53,7 +53,7 @@ impl<C: CodedFormat> Kernel for Integer<C> {
         let n = out.len() / ROWS;
         if n == 1 {
             // One token: all four vectors of the panel, so that its lines are read once.
-            return tile::<I, C, 4, 1>(isa, &Piece::whole(panel), 0, acts, t0, out);
+            return tile::<I, C, 4, 1>(isa, panel, 0, acts, t0, out);
         }
         match const { shape::<I, C>() } {
             (4, 6) => many::<I, C, 4, 6>(isa, panel, acts, t0, out),
@@ -78,55 +78,12 @@ const fn shape<I: Isa, C: CodedFormat>() -> (usize, usize) {
     }
 }
 
-/// Some groups of a panel.
-struct Piece<'a> {
-    panel: &'a Panel<'a>,
-    /// Their lines.
-    lines: &'a [Line],
-    /// Index of the first one.
-    group: usize,
-    /// Whether they include the panel's last: its row scales apply at the end.
-    last: bool,
-}
-
-impl<'a> Piece<'a> {
-    fn whole(panel: &'a Panel<'a>) -> Self {
-        Piece { panel, lines: panel.lines, group: 0, last: true }
-    }
-}
-
-/// Columns that tiles work on before they go on to the next columns, if groups are shorter: a panel's lines and a
-/// tile's activations stay in the first-level cache, and the f32 sums wait in `out`.
-const BLOCK: usize = 256;
-
-/// Several tokens in tiles of V vectors and at most N tokens.
+/// Several tokens in tiles of V vectors and at most N tokens. The tokens' activations stay in cache for the
+/// vectors of the panel.
 #[inline(always)]
 fn many<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     isa: I,
     panel: &Panel<'_>,
-    acts: &Acts,
-    t0: usize,
-    out: &mut [f32],
-) {
-    let Some(len) = C::INFO.activation.len() else {
-        return tokens::<I, C, V, N>(isa, &Piece::whole(panel), acts, t0, out);
-    };
-    let (groups, group_lines) = (panel.geometry.groups, panel.geometry.group_lines());
-    let mut group = 0;
-    while group < groups.max(1) {
-        let end = groups.min(group + BLOCK.div_ceil(len));
-        let lines = &panel.lines[group * group_lines..end * group_lines];
-        let piece = Piece { panel, lines, group, last: end == groups };
-        tokens::<I, C, V, N>(isa, &piece, acts, t0, out);
-        group = end.max(1);
-    }
-}
-
-/// All tokens times a piece.
-#[inline(always)]
-fn tokens<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
-    isa: I,
-    piece: &Piece<'_>,
     acts: &Acts,
     t0: usize,
     out: &mut [f32],
@@ -136,61 +93,51 @@ fn tokens<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     while t < n {
         let out = &mut out[t * ROWS..];
         t += match n - t {
-            left if left >= N => vectors::<I, C, V, N>(isa, piece, acts, t0 + t, out),
-            left if N > 6 && left >= 6 => vectors::<I, C, V, 6>(isa, piece, acts, t0 + t, out),
-            left if N > 4 && left >= 4 => vectors::<I, C, V, 4>(isa, piece, acts, t0 + t, out),
-            left if N > 2 && left >= 2 => vectors::<I, C, V, 2>(isa, piece, acts, t0 + t, out),
-            _ => vectors::<I, C, V, 1>(isa, piece, acts, t0 + t, out),
+            left if left >= N => vectors::<I, C, V, N>(isa, panel, acts, t0 + t, out),
+            left if N > 6 && left >= 6 => vectors::<I, C, V, 6>(isa, panel, acts, t0 + t, out),
+            left if N > 4 && left >= 4 => vectors::<I, C, V, 4>(isa, panel, acts, t0 + t, out),
+            left if N > 2 && left >= 2 => vectors::<I, C, V, 2>(isa, panel, acts, t0 + t, out),
+            _ => vectors::<I, C, V, 1>(isa, panel, acts, t0 + t, out),
         };
     }
 }
 
-/// All vectors of the piece times N tokens; returns N.
+/// All vectors of the panel times N tokens; returns N.
 #[inline(always)]
 fn vectors<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     isa: I,
-    piece: &Piece<'_>,
+    panel: &Panel<'_>,
     acts: &Acts,
     t: usize,
     out: &mut [f32],
 ) -> usize {
     for v in (0..4).step_by(V) {
-        tile::<I, C, V, N>(isa, piece, v, acts, t, out);
+        tile::<I, C, V, N>(isa, panel, v, acts, t, out);
     }
     N
 }
 
-/// Vectors `v0..v0+V` of the piece times tokens `t0..t0+N`.
+/// Vectors `v0..v0+V` of the panel times tokens `t0..t0+N`.
 #[inline(always)]
 fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     isa: I,
-    piece: &Piece<'_>,
+    panel: &Panel<'_>,
     v0: usize,
     acts: &Acts,
     t0: usize,
     out: &mut [f32],
 ) {
     let codes = C::CODES;
-    let geometry = piece.panel.geometry;
+    let geometry = panel.geometry;
     let in_block = geometry.scale_lines > 0;
-    let first = piece.group * C::INFO.activation.len().unwrap_or(0);
     let a: [&[[[i8; 4]; STEPS]]; N] =
-        std::array::from_fn(|t| acts.codes(t0 + t)[first..].as_chunks().0.as_chunks().0);
-    let dx: [&[f32]; N] = std::array::from_fn(|t| &acts.scales(t0 + t)[piece.group..]);
-    let sums: [&[i32]; N] = std::array::from_fn(|t| &acts.sums(t0 + t)[piece.group..]);
+        std::array::from_fn(|t| acts.codes(t0 + t).as_chunks().0.as_chunks().0);
+    let dx: [&[f32]; N] = std::array::from_fn(|t| &acts.scales(t0 + t)[..geometry.groups]);
+    let sums: [&[i32]; N] = std::array::from_fn(|t| &acts.sums(t0 + t)[..geometry.groups]);
 
     let mut acc = [[isa.splat(0.0); N]; V];
-    if piece.group > 0 {
-        for v in 0..V {
-            for t in 0..N {
-                if let Some(sums) = out[t * ROWS + (v0 + v) * 16..].first_chunk() {
-                    acc[v][t] = isa.load(sums);
-                }
-            }
-        }
-    }
     let mut chunk = 0;
-    for (g, group) in piece.lines.chunks_exact(geometry.group_lines().max(1)).enumerate() {
+    for (g, group) in panel.lines.chunks_exact(geometry.group_lines().max(1)).enumerate() {
         let (sub_mins, spans) = group.split_at(geometry.sub_min_lines);
         let (spans, halves) = spans.split_at(geometry.sub_lines + geometry.code_lines);
         if N == 1 {
@@ -207,7 +154,7 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
                     total[v][t] = match codes.sub_len {
                         None => isa.splat_i32(sums[t][g]),
                         Some(len) => {
-                            let pairs = acts.sub_pairs(t0 + t, piece.group + g, len);
+                            let pairs = acts.sub_pairs(t0 + t, g, len);
                             weigh(isa, sub_mins, v0 + v, pairs)
                         }
                     };
@@ -226,7 +173,7 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
                     }
                 }
                 Some(len) => {
-                    let pairs = acts.sub_pairs(t0 + t, piece.group + g, len);
+                    let pairs = acts.sub_pairs(t0 + t, g, len);
                     sub_offsets::<I>(pairs, &codes, &mut offsets[t]);
                 }
             }
@@ -290,15 +237,14 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
             }
         }
     }
-    let row_scales = piece.panel.row_scales.filter(|_| piece.last);
-    store_rows::<I, C, V, N>(isa, row_scales, v0, acc, out);
+    store_rows::<I, C, V, N>(isa, panel, v0, acc, out);
 }
 
 /// Multiplies with the row scales, if the format has them, and stores.
 #[inline(always)]
 pub(super) fn store_rows<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     isa: I,
-    row_scales: Option<&[f32; ROWS]>,
+    panel: &Panel<'_>,
     v0: usize,
     acc: [[I::F32; N]; V],
     out: &mut [f32],
@@ -307,7 +253,7 @@ pub(super) fn store_rows<I: Isa, C: CodedFormat, const V: usize, const N: usize>
         let rows = (v0 + v) * 16;
         for t in 0..N {
             let mut y = acc[v][t];
-            if let Some(scales) = row_scales
+            if let Some(scales) = panel.row_scales
                 && matches!(C::INFO.scales, Scales::Row | Scales::Tensor)
             {
                 y = isa.mul(y, isa.load(&scales.as_chunks().0[v0 + v]));
