@@ -219,15 +219,22 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
                 }
             }
         }
+        // In a loop of its own, so short that it is unrolled: the longer one below is not, and sums that it reads by
+        // index would be stored after every sub-block.
+        let mut exact = [[isa.splat(0.0); N]; V];
+        for v in 0..V {
+            for t in 0..N {
+                exact[v][t] = isa.to_f32(sum[v][t]);
+            }
+        }
         for v in 0..V {
             for t in 0..N {
                 let scale = isa.splat(dx[t][g]);
-                let exact = isa.to_f32(sum[v][t]);
                 let mut x = acc[v][t];
                 if in_block {
-                    x = isa.fma(isa.mul(half_line(isa, halves, 0, v0 + v), scale), exact, x);
+                    x = isa.fma(isa.mul(half_line(isa, halves, 0, v0 + v), scale), exact[v][t], x);
                 } else {
-                    x = isa.fma(scale, exact, x);
+                    x = isa.fma(scale, exact[v][t], x);
                 }
                 if codes.min {
                     let b = half_line(isa, halves, geometry.scale_lines, v0 + v);
