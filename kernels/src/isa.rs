@@ -126,6 +126,13 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// Lane l: adds the sum over j of `(u[4l+j] - WIDE_BIAS) * a[j]`, exact for every u and a in -127..=127.
     fn dot_wide(self, acc: Self::I32, u: Self::Bytes, a: [i8; 4]) -> Self::I32;
 
+    /// `x` itself, at this place in the program: what comes before is not mixed with what comes after. For loops
+    /// whose order the compiler makes worse.
+    #[inline(always)]
+    fn pin(self, x: Self::Acc) -> Self::Acc {
+        x
+    }
+
     /// Lane l: adds the sum over j of `x[4l+j] * a[p]`, j = 0, 2, 1, 3 for p = 0, 1, 2, 3: two words that are
     /// neighbours in `a` belong to bytes of the same parity. `x` is signed; exact for |a| up to 4,064 (the sum of
     /// 32 activations).

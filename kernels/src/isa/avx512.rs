@@ -1,5 +1,6 @@
 //! AVX-512 with VNNI: 16 lanes are one register, a dot of four is one instruction (`vpdpbusd`).
 
+use core::arch::asm;
 use core::arch::x86_64::*;
 
 use super::{Isa, Op};
@@ -91,6 +92,10 @@ impl Isa for Avx512 {
     fn dot_wide(self, acc: __m512i, u: __m512i, a: [i8; 4]) -> __m512i {
         let a = i32::from_le_bytes(a.map(|b| b as u8));
         proven!(self, _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(a)))
+    }
+    #[inline(always)]
+    fn pin(self, x: __m512i) -> __m512i {
+        proven!(self, pin(x))
     }
     #[inline(always)]
     fn dot_sub(self, acc: __m512i, x: __m512i, a: [i16; 4]) -> __m512i {
@@ -221,4 +226,13 @@ impl Isa for Avx512 {
             _mm_storeu_si128(to.as_mut_ptr().cast(), bytes)
         })
     }
+}
+
+/// See [`Isa::pin`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pin(mut x: __m512i) -> __m512i {
+    // SAFETY: no instruction. Not `pure`, so that several of these keep their order.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) x, options(nomem, nostack, preserves_flags)) };
+    x
 }

@@ -70,6 +70,8 @@ impl<C: CodedFormat> Kernel for Integer<C> {
 /// codes cost the most to unpack; with groups of 32 the f32 sums are in use every 8 steps.
 const fn shape<I: Isa, C: CodedFormat>() -> (usize, usize) {
     match (I::VECTORS, I::TOKENS) {
+        // Sub-blocks of 32 in two planes (Q5_K): the codes cost most of all to unpack.
+        (4, 6..) if matches!(C::CODES.sub_len, Some(32)) && planes(&C::CODES)[1].bits > 0 => (2, 6),
         (4, 6..) if C::CODES.sub_len.is_some() => (1, 12),
         (4, 6..) if matches!(C::INFO.activation, Grouping::Group32) => (2, 6),
         (4, 6..) => (4, 6),
@@ -380,6 +382,12 @@ fn steps<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
                 let u = unpack::<I, C>(isa, lines, s, v0 + v);
                 for t in 0..N {
                     run[v][t] = isa.dot(run[v][t], u, a[t][s]);
+                }
+                if N > 6 {
+                    // Otherwise the compiler goes token by token, each dot product waiting for the one before.
+                    for t in 0..N {
+                        run[v][t] = isa.pin(run[v][t]);
+                    }
                 }
             }
         }
