@@ -1,0 +1,168 @@
+"""Figures in the style of the reports: units on axes, colour and shape say the same, a footer.
+
+Families of formats have one mark each: readable in grey and by colour-blind readers.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tritlab.notebook._where import provenance
+from tritlab.report import figures as _report  # says which extra to install without matplotlib
+
+import matplotlib  # isort: skip
+from matplotlib.backends.backend_agg import FigureCanvasAgg  # isort: skip
+from matplotlib.figure import Figure  # isort: skip
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK = "#1a1a1a"
+GREY = "#8a8a8a"
+COLOURS = ("#2c7fb8", "#e6862a", "#6a3d9a", "#1a1a1a", "#41ab5d", "#969696")
+"""For series without a family: apart in grey in this order, three at a time."""
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+MARKS = ("o", "s", "^", "D", "v", "P")
+
+FAMILIES = {
+    "float": ("o", "#1a1a1a", "floating point"),
+    "block": ("s", "#2c7fb8", "4 to 8 bits, one scale per 32"),
+    "k-quant": ("D", "#6a3d9a", "k-quants: 2 to 6 bits, scaled scales"),
+    "ternary": ("^", "#e6862a", "ternary"),
+    "sign": ("v", "#ffffff", "signs"),
+}
+"""Mark, face and words of each family of formats."""
+
+
+def family(format: str) -> str:
+    """Family of a format, a key of `FAMILIES`."""
+    if format in ("F32", "F16", "BF16"):
+        return "float"
+    if format.startswith("SIGN"):
+        return "sign"
+    if format.startswith(("TERNARY", "TQ")):
+        return "ternary"
+    return "k-quant" if format.endswith("_K") else "block"
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The style, for figures made inside the `with` block."""
+    with matplotlib.rc_context(_report._STYLE):
+        yield
+
+
+def new(columns: int = 1, size: tuple[float, float] = (6.4, 4.0)) -> tuple[Figure, list[Axes]]:
+    """A figure of `size` inches with `columns` axes beside each other, in the style."""
+    with style():
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    return figure, axes
+
+
+def points(ax: Axes, xs: Sequence[float], ys: Sequence[float], formats: Sequence[str]) -> None:
+    """Draw one labelled mark per format, by family; axes must have their scales and limits."""
+    for x, y, format in zip(xs, ys, formats, strict=True):
+        mark(ax, x, y, format)
+    label(ax, list(zip(xs, ys, strict=True)), list(formats))
+
+
+def mark(ax: Axes, x: float, y: float, format: str, size: float = 6.5) -> None:
+    """Draw one point in the look of the format's family."""
+    shape, face, _ = FAMILIES[family(format)]
+    ax.plot(
+        [x],
+        [y],
+        marker=shape,
+        markersize=size,
+        markerfacecolor=face,
+        markeredgecolor=INK,
+        markeredgewidth=0.7,
+        linestyle="none",
+        zorder=4,
+    )
+
+
+def label(
+    ax: Axes,
+    at: Sequence[tuple[float, float]],
+    labels: Sequence[str],
+    lines: Sequence[tuple[Any, Any]] = (),
+) -> None:
+    """Write labels beside points where they cover least of each other and of `lines`."""
+    with style():
+        _report._label(ax, at, labels, lines=lines)
+
+
+def legend(figure: Figure, formats: Sequence[str]) -> None:
+    """Say below the axes which mark is which family, for the families among `formats`."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [],
+            [],
+            marker=shape,
+            linestyle="none",
+            markersize=6.5,
+            markerfacecolor=face,
+            markeredgecolor=INK,
+            markeredgewidth=0.7,
+            label=words,
+        )
+        for key, (shape, face, words) in FAMILIES.items()
+        if any(family(format) == key for format in formats)
+    ]
+    with style():
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=min(len(handles), 3),
+            frameon=False,
+            fontsize=8.5,
+        )
+
+
+class Shown:
+    """A finished figure: a notebook shows it, `save` writes it."""
+
+    def __init__(self, figure: Figure) -> None:
+        self.figure = figure
+
+    def png(self, dpi: int = 110) -> bytes:
+        """Bytes of a PNG file."""
+        with style():
+            return _report.png(self.figure, dpi)
+
+    def svg(self) -> bytes:
+        """Bytes of an SVG file, the same for the same figure."""
+        buffer = io.BytesIO()
+        with style():
+            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        return buffer.getvalue()
+
+    def save(self, path: str) -> None:
+        """Write a file; its ending says which kind: `.svg`, `.pdf` or `.png`."""
+        with style():
+            self.figure.savefig(path, dpi=200)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        title = next((ax.get_title("left") for ax in self.figure.axes), "")
+        return {
+            "image/png": base64.b64encode(self.png()).decode(),
+            "image/svg+xml": self.svg().decode(),
+            "text/plain": f"figure: {title}",
+        }
+
+
+def show(figure: Figure) -> Shown:
+    """Add the footer, machine and commit; as the last line of a cell this shows the figure."""
+    with style():
+        # An empty label below everything keeps constrained layout from drawing over the footer.
+        figure.supxlabel(provenance(), x=0.995, ha="right", fontsize=6.5, color=GREY)
+    return Shown(figure)
