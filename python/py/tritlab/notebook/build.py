@@ -7,7 +7,9 @@ the question as heading, then `**Claim.**` and `**How it could fail.**`. Its las
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,18 +83,22 @@ def run(
         if on_cell is not None:
             on_cell(at + 1, total)
 
-    client = NotebookClient(
-        notebook,
-        timeout=timeout,
-        kernel_name="python3",
-        record_timing=False,
-        on_cell_start=started,
-        resources={"metadata": {"path": str(source.parent)}},
-    )
-    try:
-        client.execute()
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        raise _named(source, notebook, at, error) from None
+    with tempfile.TemporaryDirectory(prefix="tritlab-") as sockets:
+        client = NotebookClient(
+            notebook,
+            kernel_name="python3",
+            timeout=timeout,
+            record_timing=False,
+            on_cell_start=started,
+            resources={"metadata": {"path": str(source.parent)}},
+        )
+        if os.name == "posix":  # sockets in the file system: no port of this machine is opened
+            manager = client.create_kernel_manager()
+            manager.transport, manager.ip = "ipc", f"{sockets}/kernel"
+        try:
+            client.execute()
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            raise _named(source, notebook, at, error) from None
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({})
     notebook.metadata["language_info"] = nbformat.from_dict({"name": "python"})

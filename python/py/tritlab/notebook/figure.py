@@ -17,6 +17,8 @@ from tritlab.report import figures as _report  # says which extra to install wit
 import matplotlib  # isort: skip
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # isort: skip
 from matplotlib.figure import Figure  # isort: skip
+from matplotlib.ticker import NullLocator  # isort: skip
+from PIL import Image  # isort: skip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,6 +51,11 @@ def family(format: str) -> str:
     return "k-quant" if format.endswith("_K") else "block"
 
 
+def use() -> None:
+    """Use the style for everything that this process draws from now on: a notebook's first cell."""
+    matplotlib.rcParams.update(_report._STYLE)
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """The style, for figures made inside the `with` block."""
@@ -65,11 +72,30 @@ def new(columns: int = 1, size: tuple[float, float] = (6.4, 4.0)) -> tuple[Figur
     return figure, axes
 
 
-def points(ax: Axes, xs: Sequence[float], ys: Sequence[float], formats: Sequence[str]) -> None:
-    """Draw one labelled mark per format, by family; axes must have their scales and limits."""
+def points(
+    ax: Axes,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    formats: Sequence[str],
+    lines: Sequence[tuple[Any, Any]] = (),
+) -> None:
+    """Draw one mark per format, by family, with its name where that covers nothing, nor `lines`.
+
+    The axes must have their scales and limits.
+    """
     for x, y, format in zip(xs, ys, formats, strict=True):
         mark(ax, x, y, format)
-    label(ax, list(zip(xs, ys, strict=True)), list(formats))
+    label(ax, list(zip(xs, ys, strict=True)), list(formats), lines)
+
+
+def bits_axis(ax: Axes, low: float = 0.85, high: float = 9.6) -> None:
+    """Make the x axis one of bits per weight, logarithmic."""
+    ax.set_xscale("log")
+    ax.set_xlim(low, high)
+    ax.set_xticks([t for t in (1, 1.5, 2, 3, 4, 5, 6, 8, 12, 16, 32) if low <= t <= high])
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("bits per weight")
 
 
 def mark(ax: Axes, x: float, y: float, format: str, size: float = 6.5) -> None:
@@ -100,7 +126,7 @@ def label(
 
 
 def legend(figure: Figure, formats: Sequence[str]) -> None:
-    """Say below the axes which mark is which family, for the families among `formats`."""
+    """Say above the axes which mark is which family, for the families among `formats`."""
     from matplotlib.lines import Line2D
 
     handles = [
@@ -121,7 +147,7 @@ def legend(figure: Figure, formats: Sequence[str]) -> None:
     with style():
         figure.legend(
             handles=handles,
-            loc="outside lower center",
+            loc="outside upper center",
             ncols=min(len(handles), 3),
             frameon=False,
             fontsize=8.5,
@@ -129,27 +155,31 @@ def legend(figure: Figure, formats: Sequence[str]) -> None:
 
 
 class Shown:
-    """A finished figure: a notebook shows it, `save` writes it."""
+    """A finished figure: a notebook shows it; `svg` and `pdf` are for papers."""
 
     def __init__(self, figure: Figure) -> None:
         self.figure = figure
 
-    def png(self, dpi: int = 110) -> bytes:
-        """Bytes of a PNG file."""
-        with style():
-            return _report.png(self.figure, dpi)
+    def png(self, dpi: int = 120, colours: int = 128) -> bytes:
+        """Bytes of a PNG file, small: of at most 256 `colours`."""
+        full = Image.open(io.BytesIO(self._bytes("png", dpi, {"Software": None}))).convert("RGB")
+        buffer = io.BytesIO()
+        full.quantize(colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        return buffer.getvalue()
 
     def svg(self) -> bytes:
         """Bytes of an SVG file, the same for the same figure."""
+        return self._bytes("svg", 72, {"Date": None, "Creator": None})
+
+    def pdf(self) -> bytes:
+        """Bytes of a PDF file."""
+        return self._bytes("pdf", 72, {"CreationDate": None, "Creator": None, "Producer": None})
+
+    def _bytes(self, kind: str, dpi: int, metadata: dict[str, None]) -> bytes:
         buffer = io.BytesIO()
         with style():
-            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+            self.figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
         return buffer.getvalue()
-
-    def save(self, path: str) -> None:
-        """Write a file; its ending says which kind: `.svg`, `.pdf` or `.png`."""
-        with style():
-            self.figure.savefig(path, dpi=200)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         title = next((ax.get_title("left") for ax in self.figure.axes), "")
@@ -161,8 +191,11 @@ class Shown:
 
 
 def show(figure: Figure) -> Shown:
-    """Add the footer, machine and commit; as the last line of a cell this shows the figure."""
+    """Add the footer, machine and commit; as the last line of a cell this shows the figure.
+
+    The footer has the lower edge for itself: put legends of a figure elsewhere.
+    """
     with style():
-        # An empty label below everything keeps constrained layout from drawing over the footer.
+        # An x label of the figure: constrained layout keeps its line free.
         figure.supxlabel(provenance(), x=0.995, ha="right", fontsize=6.5, color=GREY)
     return Shown(figure)

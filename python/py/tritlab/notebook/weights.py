@@ -7,6 +7,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from tritlab import _models
+from tritlab.errors import NotInstalledError
+
 Array = npt.NDArray[np.float32]
 
 DB_PER_BIT = 20 * math.log10(2)
@@ -58,3 +61,27 @@ def student_t5_limit(bits: float) -> float:
     entropy += 0.5 * math.log(3 / 5)  # scaled to variance 1
     gap = (0.5 * math.log(2 * math.pi * math.e) - entropy) / math.log(2)  # bits
     return DB_PER_BIT * (bits + gap)
+
+
+def packaged_tensors(model: str, names: list[str]) -> list[Array] | None:
+    """Weights of a packaged model's GGUF file as float32; `None` if it or `gguf` is missing.
+
+    Decoded by the package `gguf`, not by this library. The packages' names are those of
+    `Model.load`.
+    """
+    try:
+        import gguf
+
+        path = _models.resolve(model)
+    except (ImportError, NotInstalledError):
+        return None
+    tensors = {t.name: t for t in gguf.GGUFReader(path).tensors}
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise KeyError(f"{path.name} has no tensor {missing[0]}")
+    return [
+        np.ascontiguousarray(
+            gguf.quants.dequantize(tensors[name].data, tensors[name].tensor_type), np.float32
+        )
+        for name in names
+    ]
