@@ -1,7 +1,8 @@
-"""Timings on machines that others use too: everything in turns, and the least of each counts.
+"""Timings on machines that others use too: everything in turns, compared within each round.
 
-What disturbs a timing makes it longer, never shorter, so the least of many is nearest to the
-machine, and turns spread a bad second over everything that is compared.
+What else runs on a machine changes its speed from second to second, several times over. Things that
+are called one right after the other meet the same machine; the median of their ratios over many
+rounds says more than the ratio of any two times.
 """
 
 from __future__ import annotations
@@ -20,27 +21,34 @@ FAR = 96 << 20
 
 
 def in_turns(
-    work: Mapping[str, Callable[[], object]], seconds: float, least: int = 3
-) -> dict[str, float]:
-    """Least seconds of each call, after one untimed call of each.
+    work: Mapping[str, Callable[[], float | None]], seconds: float, least: int = 5
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Call everything in turn, each second round backwards; one number per round and name.
 
-    All are called in turn, each second round backwards, until `seconds` have passed, and at least
-    `least` times.
+    The number is the seconds that the call took, or what it returned if that is a number. Rounds
+    are made until `seconds` have passed, at least `least`, after one that does not count.
     """
+    found: dict[str, list[float]] = {name: [] for name in work}
     for call in work.values():
         call()
-    best = dict.fromkeys(work, float("inf"))
-    names = list(work)
     end = time.perf_counter() + seconds
     rounds = 0
     while rounds < least or time.perf_counter() < end:
-        for name in names if rounds % 2 == 0 else reversed(names):
-            call = work[name]
+        for name in list(work) if rounds % 2 == 0 else reversed(list(work)):
             start = time.perf_counter()
-            call()
-            best[name] = min(best[name], time.perf_counter() - start)
+            value = work[name]()
+            found[name].append(time.perf_counter() - start if value is None else value)
         rounds += 1
-    return best
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def product(matrix: _native.Matrix, x: npt.NDArray[np.float32]) -> Callable[[], None]:
+    """One product as a call."""
+
+    def run() -> None:
+        matrix @ x
+
+    return run
 
 
 def matrix(format: str, rows: int, cols: int, strip: int = 64) -> _native.Matrix:
@@ -62,7 +70,7 @@ def matrix(format: str, rows: int, cols: int, strip: int = 64) -> _native.Matrix
 
 def far_product(
     matrix: _native.Matrix, x: npt.NDArray[np.float32], calls: int
-) -> Callable[[], object]:
+) -> Callable[[], None]:
     """`calls` products from memory as one call: copies larger than the cache, one after another."""
     count = max(2, -(-FAR // matrix.nbytes))
     scales = matrix.scales if len(matrix.scales) else None

@@ -1,0 +1,132 @@
+# %% [markdown]
+# # Where does the time go?
+#
+# **Claim.** A product with one vector, as in decoding, waits for memory: from F16 over Q8_0 to TERNARY fewer bytes are
+# less time. A product with 256 vectors, as in reading a prompt, waits for arithmetic: Q8_0 and TERNARY take about the
+# same time, though one is four times as large.
+#
+# **How it could fail.** Decoding could take the same time for all formats; a prompt could take time in proportion to
+# the bytes; or a product could do more than the processor's peak.
+
+# %%
+import numpy as np
+import pandas as pd
+import tritlab as tl
+from tritlab import _native, notebook
+from tritlab.notebook import figure, timing
+
+figure.use()
+ROWS, COLS, BATCH = 2560, 6912, 256
+FORMATS = ["F16", "Q8_0", "Q4_0", "Q4_K", "Q2_K", "TERNARY", "SIGN"]
+INTEGER = FORMATS[1:]
+threads = tl.threads()
+
+# %% [markdown]
+# The matrix is the down projection of BitNet b1.58 2B-4T. With one vector, copies that together exceed every cache are
+# multiplied in turn. Speeds of shared machines change several times over within seconds, so everything takes turns, the
+# machine's own limits too, and only times of the same round are compared: medians of ratios over the rounds.
+
+# %%
+rng = np.random.default_rng(0)
+one = rng.standard_normal(COLS, dtype=np.float32)
+many = rng.standard_normal((COLS, BATCH), dtype=np.float32)
+matrices = {name: timing.matrix(name, ROWS, COLS) for name in FORMATS}
+nbytes = pd.Series({name: matrix.nbytes for name, matrix in matrices.items()})
+CALLS = 4
+
+# %%
+work = {f"decode {name}": timing.far_product(matrix, one, CALLS) for name, matrix in matrices.items()}
+work |= {f"prompt {name}": timing.product(matrix, many) for name, matrix in matrices.items()}
+work["read"] = lambda: _native.measure_bandwidth(threads, 0.05)
+work["peak"] = lambda: _native.measure_dot_peak(threads, seconds=0.05)
+rounds = pd.DataFrame(timing.in_turns(work, seconds=10))
+del work
+len(rounds)
+
+# %%
+weights = ROWS * COLS
+decode = pd.DataFrame({n: rounds[f"decode {n}"] / CALLS for n in FORMATS})
+prompt = pd.DataFrame({n: rounds[f"prompt {n}"] for n in FORMATS})
+read = max(rounds["read"].max(), (nbytes / decode).max().max())
+peak = rounds["peak"].max()
+times = pd.DataFrame({"bytes": nbytes, "decode, ms": 1e3 * decode.median(), "prompt, ms": 1e3 * prompt.median()})
+times["decode, GB/s"] = times["bytes"] / times["decode, ms"] / 1e6
+of_memory = times["of memory"] = times["decode, GB/s"] * 1e9 / read
+times["prompt, G products/s"] = weights * BATCH / times["prompt, ms"] / 1e6
+of_peak = times["of peak"] = times["prompt, G products/s"] * 1e9 / peak
+print(f"memory {read / 1e9:.1f} GB/s, int8 peak {peak / 1e9:.0f} G products/s, {threads} threads")
+times.round(2)
+
+# %% [markdown]
+# Times are medians; the limits are the best that was seen here in any round, for memory by the measurement of the
+# bandwidth or by a product, so the shares are what is left on a machine that others use. A format far below the others
+# waits for the unpacking of its codes: Q2_K.
+
+# %% [markdown]
+# ## The roofline
+#
+# Products per second against products per byte of weights. Memory allows what is left of the slanted line, the int8
+# units what is below the level one. F16 multiplies floats, whose peak is lower.
+
+# %%
+fig, (ax,) = figure.new(1, (8.0, 4.8))
+intensity = np.geomspace(0.3, 5000, 100)
+roof = np.minimum(read * intensity, peak) / 1e9
+ax.plot(intensity, roof, color=figure.INK, linewidth=1.2)
+ax.fill_between(intensity, roof, 1e5, color="#f2f2f2", linewidth=0, zorder=0)
+per_byte = weights / nbytes
+xs = [*per_byte, *(per_byte * BATCH)]
+ys = [*(weights / times["decode, ms"] / 1e6), *times["prompt, G products/s"]]
+ax.set(xscale="log", yscale="log", xlim=(0.3, 5000), ylim=(2, 3 * peak / 1e9))
+ax.set(xlabel="products per byte of weights", ylabel="G products/s", title="One vector, and 256")
+figure.points(ax, xs, ys, FORMATS * 2, lines=[(intensity, roof)])
+figure.legend(fig, FORMATS)
+figure.show(fig)
+
+# %% [markdown]
+# ## Time against bytes
+#
+# The time of each format as a multiple of Q8_0's, beside what its bytes alone would say.
+
+# %%
+fig, (ax,) = figure.new(1, (7.0, 3.8))
+places = np.arange(len(FORMATS))
+slower = [decode.div(decode["Q8_0"], axis=0).median(), prompt.div(prompt["Q8_0"], axis=0).median()]
+ratios = pd.concat([nbytes / nbytes["Q8_0"], *slower], axis=1)
+words = ["bytes", "time with 1 vector", f"time with {BATCH} vectors"]
+for offset, column, label, colour in zip((-0.27, 0, 0.27), ratios, words, ("#c8c8c8", *figure.COLOURS), strict=False):
+    ax.bar(places + offset, ratios[column], 0.25, color=colour, label=label)
+ax.axhline(1, color=figure.GREY, linewidth=0.9)
+ax.set_xticks(places, FORMATS)
+ax.set(ylabel="multiple of Q8_0", title="Decoding follows bytes, a prompt does not")
+ax.legend(frameon=False)
+ax.grid(axis="x", visible=False)
+figure.show(fig)
+
+# %% [markdown]
+# ## Verdict
+#
+# The bounds are wide, since other programs may run here: half of what the bytes alone would give.
+
+
+# %%
+def slowdown(of, a, b):
+    """How much longer `a` takes than `b`: median over the rounds."""
+    return (of[a] / of[b]).median()
+
+
+far, near = slowdown(decode, "Q8_0", "TERNARY"), slowdown(prompt, "Q8_0", "TERNARY")
+half = slowdown(decode, "F16", "Q8_0")
+notebook.verdict(
+    f"With one vector F16 takes {half:.1f} times as long as Q8_0 and Q8_0 {far:.1f} times as long as TERNARY, of "
+    f"{nbytes['F16'] / nbytes['Q8_0']:.1f} and {nbytes['Q8_0'] / nbytes['TERNARY']:.1f} times the bytes; they read at "
+    f"{of_memory['F16']:.0%}, {of_memory['Q8_0']:.0%} and {of_memory['TERNARY']:.0%} of the most seen here, {read / 1e9:.0f} GB/s. With "
+    f"{BATCH} vectors Q8_0 takes {near:.1f} times as long as TERNARY, and the integer formats reach "
+    f"{of_peak[INTEGER].min():.0%} to {of_peak[INTEGER].max():.0%} of the int8 peak.",
+    {
+        "with one vector Q8_0 takes at least twice as long as TERNARY": far > 2,
+        "and F16 at least 1.2 times as long as Q8_0": half > 1.2,
+        "with 256 vectors Q8_0 takes less than twice as long as TERNARY": near < 2,
+        "no integer format does more than the peak": (of_peak[INTEGER] < 1).all(),
+    },
+)
