@@ -8,6 +8,7 @@
 #   make bench       criterion over the kernel table
 #   make docs        write the pages of the formats, kernels/docs/formats
 #   make readme      the same, and the demo's table and figure and the list of formats into README.md
+#   make notebooks   run experiments/*.py, write their .ipynb, figures and the index of verdicts
 #   make clean       remove what the above made
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ RUST := Cargo.toml Cargo.lock python/pyproject.toml \
 	$(wildcard */Cargo.toml) $(shell find kernels/src model/src python/src -name '*.rs')
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: help demo test test-large test-rust test-backends test-aarch64 test-python lint lint-rust lint-python bench docs readme clean
+.PHONY: help demo test test-large test-rust test-backends test-aarch64 test-python lint lint-rust lint-python bench docs readme notebooks clean
 .NOTPARALLEL:
 
 help:
@@ -67,6 +68,9 @@ docs:
 
 readme: docs demo
 	$(BIN)/python experiments/update_readme.py
+
+notebooks: .venv/.tritlab .venv/.dev .venv/.smollm2
+	$(BIN)/python experiments/build_notebooks.py
 
 clean:
 	cargo clean

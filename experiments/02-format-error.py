@@ -59,7 +59,9 @@ found.round(2)
 # everything: codes, scales, minima.
 
 # %%
-shown = [n for n in FORMATS if n not in ("F16", "BF16") and not n.endswith(("_G64", "_G128", "_G256"))]
+shown = [
+    n for n in FORMATS if n not in ("F16", "BF16") and not n.endswith(("_G64", "_G128", "_G256"))
+]
 shown = [n for n in shown if not n.endswith("_ROW")]
 fig, axes = figure.new(2, (10.0, 5.2))
 bits = np.geomspace(0.8, 10, 200)
@@ -83,7 +85,7 @@ figure.show(fig)
 gap = (found["bits"].map(weights.gaussian_limit) - found["Gaussian"]) / weights.DB_PER_BIT
 integer = found.drop(["F16", "BF16"])
 tails = integer["Gaussian"] - integer["heavy"]
-gap.rename("bits lost to the bound").sort_values().round(2).to_frame().T
+gap.rename("bits lost to the bound").sort_values().round(2).to_frame().transpose()
 
 # %% [markdown]
 # ## Outlier columns
@@ -95,10 +97,15 @@ gap.rename("bits lost to the bound").sort_values().round(2).to_frame().T
 order = [n for n in reversed(shown)]
 fig, (ax,) = figure.new(1, (7.0, 5.4))
 places = range(len(order))
-columns = [("Gaussian", "o", "no outliers"), ("ordinary columns", "s", "ordinary columns beside outliers")]
+columns = [
+    ("Gaussian", "o", "no outliers"),
+    ("ordinary columns", "s", "ordinary columns beside outliers"),
+]
 columns.append(("spiked", "^", "all columns, outliers included"))
 rows = found.loc[order]
-ax.hlines(places, rows[["Gaussian", "ordinary columns"]].min(axis=1), rows["Gaussian"], color="#c8c8c8")
+ax.hlines(
+    places, rows[["Gaussian", "ordinary columns"]].min(axis=1), rows["Gaussian"], color="#c8c8c8"
+)
 for (column, shape, words), colour in zip(columns, figure.COLOURS[:3], strict=True):
     ax.plot(rows[column], places, shape, color=colour, label=words, markersize=6)
 ax.set_yticks(places, order)
@@ -109,7 +116,7 @@ figure.show(fig)
 # %%
 blocks = [n for n in integer.index if figure.family(n) in ("block", "k-quant")]
 lost = found["Gaussian"] - found["ordinary columns"]
-lost[[*blocks, "TERNARY"]].rename("dB lost by ordinary columns").round(1).to_frame().T
+lost[[*blocks, "TERNARY"]].rename("dB lost by ordinary columns").round(1).to_frame().transpose()
 
 # %% [markdown]
 # ## Real weights
@@ -155,7 +162,9 @@ notebook.verdict(
             found[c]["Q4_K"] > found[c]["Q4_0"] + 1 for c in ("Gaussian", "heavy")
         ),
         "heavy tails cost every integer format 0.4 to 2.5 dB": tails.between(0.4, 2.5).all(),
-        "ordinary columns lose more than 4 dB in every format with blocks": (lost[blocks] > 4).all(),
+        "ordinary columns lose more than 4 dB in every format with blocks": (
+            lost[blocks] > 4
+        ).all(),
         "and less than 0.5 dB in TERNARY, which keeps less than 2 dB of the whole": (
             lost["TERNARY"] < 0.5 and found["spiked"]["TERNARY"] < 2
         ),

@@ -35,7 +35,9 @@ nbytes = pd.Series({name: matrix.nbytes for name, matrix in matrices.items()})
 CALLS = 4
 
 # %%
-work = {f"decode {name}": timing.far_product(matrix, one, CALLS) for name, matrix in matrices.items()}
+work = {
+    f"decode {name}": timing.far_product(matrix, one, CALLS) for name, matrix in matrices.items()
+}
 work |= {f"prompt {name}": timing.product(matrix, many) for name, matrix in matrices.items()}
 work["read"] = lambda: _native.measure_bandwidth(threads, 0.05)
 work["peak"] = lambda: _native.measure_dot_peak(threads, seconds=0.05)
@@ -49,7 +51,9 @@ decode = pd.DataFrame({n: rounds[f"decode {n}"] / CALLS for n in FORMATS})
 prompt = pd.DataFrame({n: rounds[f"prompt {n}"] for n in FORMATS})
 read = max(rounds["read"].max(), (nbytes / decode).max().max())
 peak = rounds["peak"].max()
-times = pd.DataFrame({"bytes": nbytes, "decode, ms": 1e3 * decode.median(), "prompt, ms": 1e3 * prompt.median()})
+times = pd.DataFrame(
+    {"bytes": nbytes, "decode, ms": 1e3 * decode.median(), "prompt, ms": 1e3 * prompt.median()}
+)
 times["decode, GB/s"] = times["bytes"] / times["decode, ms"] / 1e6
 of_memory = times["of memory"] = times["decode, GB/s"] * 1e9 / read
 times["prompt, G products/s"] = weights * BATCH / times["prompt, ms"] / 1e6
@@ -94,7 +98,9 @@ places = np.arange(len(FORMATS))
 slower = [decode.div(decode["Q8_0"], axis=0).median(), prompt.div(prompt["Q8_0"], axis=0).median()]
 ratios = pd.concat([nbytes / nbytes["Q8_0"], *slower], axis=1)
 words = ["bytes", "time with 1 vector", f"time with {BATCH} vectors"]
-for offset, column, label, colour in zip((-0.27, 0, 0.27), ratios, words, ("#c8c8c8", *figure.COLOURS), strict=False):
+for offset, column, label, colour in zip(
+    (-0.27, 0, 0.27), ratios, words, ("#c8c8c8", *figure.COLOURS), strict=False
+):
     ax.bar(places + offset, ratios[column], 0.25, color=colour, label=label)
 ax.axhline(1, color=figure.GREY, linewidth=0.9)
 ax.set_xticks(places, FORMATS)

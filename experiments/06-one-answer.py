@@ -51,7 +51,9 @@ rows = [
 runs = pd.DataFrame(rows, columns=["model", "format", "backend", "threads", "hash"])
 different = runs.groupby(["model", "format"])["hash"].nunique()
 print(f"{len(runs)} runs on {', '.join(BACKENDS)} with {THREADS} threads")
-runs.assign(hash=runs["hash"].str[:12]).groupby(["model", "format"])["hash"].unique().str.join(", ").unstack()
+runs.assign(hash=runs["hash"].str[:12]).groupby(["model", "format"])["hash"].unique().str.join(
+    ", "
+).unstack()
 
 # %% [markdown]
 # And across machines: one hash of all of the above, recorded on x86-64 with AVX-512. Equal answers on another
@@ -91,9 +93,20 @@ edges = np.arange(1, 12)
 for lanes, dash, colour in zip(LANES[1:], figure.DASHES, figure.COLOURS, strict=False):
     apart = sums.ulps(answers[1], answers[lanes])
     share = [100 * np.mean(apart >= 2**k) for k in edges - 1]
-    ax.plot(2 ** (edges - 1), share, color=colour, linestyle=dash, marker="o", markersize=4, label=f"{lanes} lanes")
+    ax.plot(
+        2 ** (edges - 1),
+        share,
+        color=colour,
+        linestyle=dash,
+        marker="o",
+        markersize=4,
+        label=f"{lanes} lanes",
+    )
 ax.set(xscale="log", ylim=(0, 100), title="The same dot product in another order")
-ax.set(xlabel="floats between the answer and that of the plain loop, at least", ylabel="share of dot products, %")
+ax.set(
+    xlabel="floats between the answer and that of the plain loop, at least",
+    ylabel="share of dot products, %",
+)
 ax.set_xticks(2 ** (edges - 1), [f"{2**k}" for k in edges - 1])
 ax.minorticks_off()
 ax.legend(frameon=False)
@@ -137,7 +150,14 @@ fig, (ax,) = figure.new(1, (7.0, 3.2))
 for place, name in enumerate(grown.columns[::-1]):
     shape, face, _ = figure.FAMILIES[figure.family(name)]
     values = np.maximum(grown[name], 1e-9)
-    ax.plot(values, np.full(len(values), place), shape, markerfacecolor=face, markeredgecolor=figure.INK, alpha=0.6)
+    ax.plot(
+        values,
+        np.full(len(values), place),
+        shape,
+        markerfacecolor=face,
+        markeredgecolor=figure.INK,
+        alpha=0.6,
+    )
 ax.set_yticks(range(4), grown.columns[::-1])
 ax.set(xscale="log", ylim=(-0.6, 3.6), title="One float further after the first layer")
 ax.set(xlabel="largest change of a logit / standard deviation of the logits")

@@ -120,7 +120,13 @@ for name, dash, colour in zip(shown, figure.DASHES, figure.COLOURS, strict=False
     ax.plot(lengths, share, color=colour, linestyle=dash)
     ends.append((lengths[-1], share[-1]))
 ax.axhline(1, color=figure.GREY, linewidth=0.9)
-ax.set(xscale="log", yscale="log", xlim=(512, 131072 * 3.4), ylim=(0.03, 200), title="Cache in f16 beside ternary layers")
+ax.set(
+    xscale="log",
+    yscale="log",
+    xlim=(512, 131072 * 3.4),
+    ylim=(0.03, 200),
+    title="Cache in f16 beside ternary layers",
+)
 ax.set(xlabel="tokens", ylabel="bytes of keys and values / bytes of layers")
 ax.set_xticks(lengths, [f"{n // 1024}k" if n >= 1024 else str(n) for n in lengths])
 ax.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
@@ -132,7 +138,9 @@ figure.show(fig)
 # %%
 def crossing(shape):
     """Tokens from which the cache weighs more than ternary layers."""
-    return next(n for n in range(64, 1 << 22, 64) if shape.kv_bytes(n) > shape.linear_bytes("TERNARY"))
+    return next(
+        n for n in range(64, 1 << 22, 64) if shape.kv_bytes(n) > shape.linear_bytes("TERNARY")
+    )
 
 
 ternary = memory[memory["format"] == "TERNARY"].set_index("model")
@@ -141,14 +149,17 @@ local = [s for s in published.MODELS if s.window]
 cut = {s.name: 2 * s.kv_heads * s.head_dim * 2 * s.layers * LONG / s.kv_bytes(LONG) for s in local}
 small = [s for s in published.MODELS if s.params < 1e9]
 share = {
-    s.name: ternary["embedding"][s.name] / (ternary["layers"] + ternary["embedding"])[s.name] for s in small
+    s.name: ternary["embedding"][s.name] / (ternary["layers"] + ternary["embedding"])[s.name]
+    for s in small
 }
 crossings = pd.Series({s.name: crossing(s) for s in published.MODELS}, name="tokens")
-crossings.to_frame().T
+crossings.to_frame().transpose()
 
 # %%
 bitnet = next(s for s in published.MODELS if s.name.startswith("BitNet"))
-whole = {f: memory[(memory["model"] == "Llama 3 8B") & (memory["format"] == f)].iloc[0] for f in FORMATS}
+whole = {
+    f: memory[(memory["model"] == "Llama 3 8B") & (memory["format"] == f)].iloc[0] for f in FORMATS
+}
 llama = [w["layers"] + w["embedding"] for w in (whole["F16"], whole["TERNARY"])]
 notebook.verdict(
     f"All {len(counts)} published counts are met within {counts['off'].max():.1%} (Llama 3 8B exactly), and the "
@@ -168,7 +179,8 @@ notebook.verdict(
         "BitNet's layers in TERNARY_B3 are the 0.4 GB that its authors publish": (
             0.35e9 < bitnet.linear_bytes("TERNARY_B3") < 0.45e9
         ),
-        "below 1 B weights the embedding is more than half of a ternary model": min(share.values()) > 0.5,
+        "below 1 B weights the embedding is more than half of a ternary model": min(share.values())
+        > 0.5,
         "at 32,768 tokens the cache weighs more than ternary layers in every model without windows": all(
             s.kv_bytes(LONG) > s.linear_bytes("TERNARY") for s in full
         ),

@@ -112,7 +112,10 @@ ax.hist(largest / 1000, bins=120, color=figure.COLOURS[0], log=True)
 for at, words in ((-32.768, "int16"), (32.767, "int16"), (case / 1000, "all codes at their ends")):
     ax.axvline(at, color=figure.INK, linestyle=(0, (4, 3)), linewidth=1)
     ax.text(at - 0.8, 60, words, rotation=90, ha="right", va="center", fontsize=8.5)
-ax.set(xlabel="sum of 32 products of a code 0 to 15 and an int8, thousands", ylabel="blocks, of 160,000")
+ax.set(
+    xlabel="sum of 32 products of a code 0 to 15 and an int8, thousands",
+    ylabel="blocks, of 160,000",
+)
 ax.set(title="Random data stay far from the edge", xlim=(-40, 65))
 figure.show(fig)
 
@@ -158,7 +161,8 @@ notebook.verdict(
     {
         "random products do not find the narrow sums": worst < 1e-5,
         "because none of their block sums leaves int16": np.abs(largest).max() < 32767,
-        "the kit finds them, in one row of one block": second is not None and second.shape[:2] == (1, 32),
+        "the kit finds them, in one row of one block": second is not None
+        and second.shape[:2] == (1, 32),
         "the kit finds the swapped halves, in one row of one block": (
             first is not None and first.shape[:2] == (1, 32)
         ),

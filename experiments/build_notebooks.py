@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
-
 from tritlab._files import write_atomic
 from tritlab.notebook import build
 
@@ -89,9 +88,11 @@ def main() -> None:
     failed: list[str] = []
     if not options.index:
         lock = threading.Lock()
-        with tqdm(total=len(chosen), unit="notebook") as bar:
-            with ThreadPoolExecutor(options.jobs) as pool:
-                failed = [e for e in pool.map(lambda s: make(s, bar, lock), chosen) if e]
+        with (
+            tqdm(total=len(chosen), unit="notebook") as bar,
+            ThreadPoolExecutor(options.jobs) as pool,
+        ):
+            failed = [e for e in pool.map(lambda s: make(s, bar, lock), chosen) if e]
     write_index(every)
     for error in failed:
         print(f"error: {error}", file=sys.stderr)

@@ -27,10 +27,11 @@ class Verdict:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         items = "".join(f"<li>✓ {html.escape(name)}</li>" for name in self.conditions)
+        found = html.escape(self.text)
         style = "list-style:none;padding-left:0;margin:0.4em 0"
         return {
             "text/plain": str(self),
-            "text/html": f"<b>Verdict.</b> {html.escape(self.text)}<ul style='{style}'>{items}</ul>",
+            "text/html": f"<b>Verdict.</b> {found}<ul style='{style}'>{items}</ul>",
             MIME: {"text": self.text, "conditions": list(self.conditions)},
         }
 

@@ -182,11 +182,11 @@ class Shown:
         return buffer.getvalue()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        title = next((ax.get_title("left") for ax in self.figure.axes), "")
+        titles = [ax.get_title("left") or ax.get_title() for ax in self.figure.axes]
         return {
             "image/png": base64.b64encode(self.png()).decode(),
             "image/svg+xml": self.svg().decode(),
-            "text/plain": f"figure: {title}",
+            "text/plain": f"figure: {'; '.join(t for t in titles if t)}",
         }
 
 

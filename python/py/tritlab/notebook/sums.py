@@ -35,4 +35,5 @@ def ulps(a: Array, b: Array) -> npt.NDArray[np.int64]:
         bits = np.ascontiguousarray(x, np.float32).view(np.int32).astype(np.int64)
         return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
 
-    return np.abs(place(a) - place(b))
+    apart: npt.NDArray[np.int64] = np.abs(place(a) - place(b))
+    return apart
