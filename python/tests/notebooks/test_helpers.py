@@ -146,3 +146,11 @@ def test_outside_a_checkout_it_says_so(tmp_path):
         notebook.repository(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"there are .*llama"):
         notebook.fixture("none")
+
+
+def test_int4_has_15_levels_per_group():
+    x = np.array([[7.0], [-7.0], [3.4], [0.2], [0.0], [0.0], [0.0], [0.0]], np.float32)
+    assert weights.round_to_int4(x, 4)[:, 0].tolist() == [7, -7, 3, 0, 0, 0, 0, 0]
+    assert weights.round_to_int4(x * 2, 8)[:4, 0].tolist() == [14, -14, 6, 0]
+    with pytest.raises(ValueError, match="groups of 3"):
+        weights.round_to_int4(x, 3)

@@ -177,7 +177,8 @@ class Shown:
 
     def _bytes(self, kind: str, dpi: int, metadata: dict[str, None]) -> bytes:
         buffer = io.BytesIO()
-        with style():
+        # Text in an SVG file stays text: a third of the size, and a paper can change the font.
+        with style(), matplotlib.rc_context({"svg.fonttype": "none"}):
             self.figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
         return buffer.getvalue()
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from tritlab import _models
+from tritlab import _models, _native
 from tritlab.errors import NotInstalledError
 
 Array = npt.NDArray[np.float32]
@@ -85,3 +85,30 @@ def packaged_tensors(model: str, names: list[str]) -> list[Array] | None:
         )
         for name in names
     ]
+
+
+def round_to_int4(x: Array, group: int) -> Array:
+    """Activations [cols, n] rounded to -7..7 times a scale per `group` elements of a column.
+
+    The scale is max|x| / 7: what int4 activations cost at their simplest. The kernels have none.
+    """
+    cols, n = x.shape
+    if cols % group:
+        raise ValueError(f"groups of {group} do not fit {cols} elements")
+    grouped = x.reshape(cols // group, group, n)
+    scale = np.maximum(np.abs(grouped).max(axis=1, keepdims=True), np.float32(1e-5)) / np.float32(7)
+    return np.asarray((np.rint(grouped / scale) * scale).reshape(cols, n), np.float32)
+
+
+def packaged_activations(model: str, text: str, names: list[str]) -> list[Array] | None:
+    """Inputs [inputs, tokens] of layers of a packaged model on a text; `None` without its package.
+
+    `names` are those of `Model.capture`.
+    """
+    try:
+        path = _models.resolve(model)
+    except NotInstalledError:
+        return None
+    loaded = _native.Model.load(path)
+    found = loaded.capture(loaded.tokenize(text), names)
+    return [np.ascontiguousarray(found[name].T) for name in names]
