@@ -112,8 +112,7 @@ said = (
     f"Without outliers int8 per token keeps {int8['channels alike']['token']:.1f} dB, groups of 32 {spread:.1f} dB more. "
     f"With six outlier channels the others keep {int8['ordinary channels']['token']:.1f} dB per token and "
     f"{int8['ordinary channels']['32']:.1f} dB per 32; in int4 {int4['ordinary channels']['token']:.1f} and "
-    f"{int4['ordinary channels']['32']:.1f} dB. The kernels lose what the rounding "
-    f"loses."
+    f"{int4['ordinary channels']['32']:.1f} dB. The kernels lose what the rounding loses."
 )
 if table is not None:
     gains = table["32"] - table["token"]

@@ -112,7 +112,8 @@ figure.show(fig)
 # %% [markdown]
 # ## Verdict
 #
-# The bounds are wide, since other programs may run here: half of what the bytes alone would give.
+# The bounds are wide, since other programs may run here and a small matrix waits for threads too: a third of what the
+# bytes alone would give.
 
 
 # %%
@@ -130,9 +131,10 @@ notebook.verdict(
     f"{BATCH} vectors Q8_0 takes {near:.1f} times as long as TERNARY, and the integer formats reach "
     f"{of_peak[INTEGER].min():.0%} to {of_peak[INTEGER].max():.0%} of the int8 peak.",
     {
-        "with one vector Q8_0 takes at least twice as long as TERNARY": far > 2,
-        "and F16 at least 1.2 times as long as Q8_0": half > 1.2,
+        "with one vector Q8_0 takes at least 1.4 times as long as TERNARY": far > 1.4,
+        "and F16 at least 1.15 times as long as Q8_0": half > 1.15,
         "with 256 vectors Q8_0 takes less than twice as long as TERNARY": near < 2,
+        "and gains less from small weights than with one": near < 0.8 * far,
         "no integer format does more than the peak": (of_peak[INTEGER] < 1).all(),
     },
 )
