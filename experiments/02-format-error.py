@@ -13,6 +13,7 @@
 import numpy as np
 import pandas as pd
 import tritlab as tl
+from IPython.display import display
 from tritlab import notebook
 from tritlab.notebook import figure, weights
 
@@ -137,7 +138,7 @@ if real is not None:
     rows = [[weights.sqnr(w, tl.quantize(w, n).dequantize()) for w in real] for n in SYMMETRIC]
     table = pd.DataFrame(rows, SYMMETRIC, LAYERS).join(found[["Gaussian", "heavy"]])
     apart = (table[LAYERS].median(axis=1) - table["Gaussian"]).abs()
-    display(table.round(2))  # noqa: F821 - a notebook has it
+    display(table.round(2))
 
 # %%
 best = gap[integer.index].sort_values()

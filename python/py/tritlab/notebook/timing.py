@@ -21,12 +21,17 @@ FAR = 96 << 20
 
 
 def in_turns(
-    work: Mapping[str, Callable[[], float | None]], seconds: float, least: int = 5
+    work: Mapping[str, Callable[[], float | None]],
+    seconds: float,
+    *,
+    best_of: int = 3,
+    least: int = 5,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Call everything in turn, each second round backwards; one number per round and name.
 
-    The number is the seconds that the call took, or what it returned if that is a number. Rounds
-    are made until `seconds` have passed, at least `least`, after one that does not count.
+    The number is the least seconds of `best_of` calls in a row, since a call that another program
+    interrupts takes longer and none takes less; or what the call returned, if that is a number.
+    Rounds are made until `seconds` have passed, at least `least`, after one that does not count.
     """
     found: dict[str, list[float]] = {name: [] for name in work}
     for call in work.values():
@@ -35,11 +40,20 @@ def in_turns(
     rounds = 0
     while rounds < least or time.perf_counter() < end:
         for name in list(work) if rounds % 2 == 0 else reversed(list(work)):
-            start = time.perf_counter()
-            value = work[name]()
-            found[name].append(time.perf_counter() - start if value is None else value)
+            found[name].append(_number(work[name], best_of))
         rounds += 1
     return {name: np.array(values) for name, values in found.items()}
+
+
+def _number(call: Callable[[], float | None], best_of: int) -> float:
+    best = float("inf")
+    for _ in range(best_of):
+        start = time.perf_counter()
+        value = call()
+        if value is not None:
+            return value
+        best = min(best, time.perf_counter() - start)
+    return best
 
 
 def product(matrix: _native.Matrix, x: npt.NDArray[np.float32]) -> Callable[[], None]:
@@ -68,10 +82,8 @@ def matrix(format: str, rows: int, cols: int, strip: int = 64) -> _native.Matrix
     )
 
 
-def far_product(
-    matrix: _native.Matrix, x: npt.NDArray[np.float32], calls: int
-) -> Callable[[], None]:
-    """`calls` products from memory as one call: copies larger than the cache, one after another."""
+def far_product(matrix: _native.Matrix, x: npt.NDArray[np.float32]) -> Callable[[], None]:
+    """A product from memory as a call: each time of another copy, all larger than the cache."""
     count = max(2, -(-FAR // matrix.nbytes))
     scales = matrix.scales if len(matrix.scales) else None
     copies = [
@@ -83,7 +95,6 @@ def far_product(
     turn: Iterator[_native.Matrix] = itertools.cycle(copies)
 
     def run() -> None:
-        for _ in range(calls):
-            next(turn) @ x
+        next(turn) @ x
 
     return run
