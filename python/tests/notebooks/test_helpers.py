@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -154,3 +157,18 @@ def test_int4_has_15_levels_per_group():
     assert weights.round_to_int4(x * 2, 8)[:4, 0].tolist() == [14, -14, 6, 0]
     with pytest.raises(ValueError, match="groups of 3"):
         weights.round_to_int4(x, 3)
+
+
+@pytest.mark.parametrize(
+    ("absent", "module", "extra"),
+    [
+        ("nbclient", "build", r"notebooks need nbclient; .*'tritlab\[notebooks\]'"),
+        ("jupytext", "build", r"notebooks need jupytext; .*'tritlab\[notebooks\]'"),
+        ("matplotlib", "figure", r"'tritlab\[plot\]'"),
+    ],
+)
+def test_what_is_not_installed_is_named_with_its_extra(absent, module, extra):
+    code = f"import sys; sys.modules[{absent!r}] = None; import tritlab.notebook.{module}"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert re.search(f"NotInstalledError: .*{extra}", ran.stderr)
