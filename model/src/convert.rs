@@ -10,6 +10,7 @@
 
 mod config_json;
 mod keys;
+mod sentencepiece;
 mod to_folder;
 mod to_gguf;
 mod tokenizer;
@@ -33,6 +34,9 @@ pub struct Summary {
     pub tensors: usize,
     /// Bytes written.
     pub bytes_out: u64,
+    /// Whether the destination has a tokenizer: not where the source has none, or one that the other side has
+    /// no form for.
+    pub tokenizer: bool,
 }
 
 /// Writes the Hugging Face folder `source` as the GGUF file `destination`, or the GGUF file `source` as the

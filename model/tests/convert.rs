@@ -4,6 +4,7 @@ mod support;
 
 use std::path::Path;
 
+use support::edit::Edit;
 use support::{FOLDERS, File, assert_bits, error, expected, folder, load, path};
 use tritlab_kernels::{Format, Packing};
 use tritlab_model::convert::convert;
@@ -307,4 +308,63 @@ fn tokenizers_go_both_ways() {
             }
         }
     }
+}
+
+/// SentencePiece's tables to `tokenizer.json`: a folder, and a file made of it, encode alike.
+#[test]
+fn sentencepiece_tokenizers_go_into_folders() {
+    for name in ["llama-spm", "phi-3"] {
+        let temporary = tempfile::tempdir().unwrap();
+        let at = |name: &str| temporary.path().join(name);
+        let texts = with_vocabulary(name, &at("in.gguf"));
+        quiet(at("in.gguf"), at("folder")).unwrap();
+        quiet(at("folder"), at("back.gguf")).unwrap();
+        let from = |path| {
+            let gguf = Gguf::open(path).unwrap();
+            tritlab_model::tokenizer::Tokenizer::from_gguf(&gguf).unwrap()
+        };
+        let own = from(at("in.gguf"));
+        let folder = tritlab_model::tokenizer::Tokenizer::from_folder(at("folder")).unwrap();
+        for other in [&folder, &from(at("back.gguf"))] {
+            assert_eq!((own.bos(), own.eos()), (other.bos(), other.eos()), "{name}");
+            for text in &texts {
+                for special in [false, true] {
+                    let ids = own.encode(text, special, special).unwrap();
+                    let got = other.encode(text, special, special).unwrap();
+                    assert_eq!(got, ids, "{name}: {text:?}");
+                    assert_eq!(
+                        other.decode(&ids, true).unwrap(),
+                        own.decode(&ids, true).unwrap(),
+                        "{name}: {text:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// GGUF has one eps; norms of a layer's own inputs with another are not quietly given it.
+#[test]
+fn norms_of_inputs_with_their_own_eps_are_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut edit = Edit::of("bitnet-packed-multiply");
+    edit.config["quantization_config"]["use_rms_norm"] = serde_json::json!(true);
+    for i in 0..2 {
+        for (part, n) in [
+            ("self_attn.q_proj", 256),
+            ("self_attn.k_proj", 256),
+            ("self_attn.v_proj", 256),
+            ("self_attn.o_proj", 256),
+            ("mlp.gate_proj", 256),
+            ("mlp.up_proj", 256),
+            ("mlp.down_proj", 512),
+        ] {
+            edit = edit.floats(&format!("model.layers.{i}.{part}.rms_norm.weight"), &vec![1.0; n]);
+        }
+    }
+    let edit = edit.write();
+    let e = quiet(edit.folder.path(), temporary.path().join("out.gguf")).unwrap_err();
+    assert!(e.to_string().contains("quantization_config.rms_norm_eps"), "{e}");
+    assert!(e.to_string().contains("1e-5") || e.to_string().contains("0.00001"), "{e}");
+    assert!(!temporary.path().join("out.gguf").exists());
 }

@@ -319,6 +319,23 @@ fn tokenizer_tables_that_contradict_each_other() {
     assert!(bad(pre(bpe(b"a b"), b"gpt-2"))); // b is no token
     assert!(bad(pre(bpe(b"a a"), b"gpt-2"))); // aa is no token
     assert!(bad(scores(tokens(model(b"llama")), 3)));
+    let types = |n: u64, of: [i32; 3]| {
+        let bytes: Vec<u8> = of[..n as usize].iter().flat_map(|t| t.to_le_bytes()).collect();
+        let key = b"tokenizer.ggml.token_type";
+        error(scores(tokens(model(b"llama")), 2).entry(key, ARRAY, &array(5, n, &bytes)))
+    };
+    for (n, of, said) in [
+        (1, [1, 1, 1], "2 tokens, but 1 entries"),
+        (3, [1, 1, 1], "2 tokens, but 3 entries"),
+        (2, [1, 99, 1], "says 99 of token 1"),
+        (2, [-1, 1, 1], "says -1 of token 0"),
+    ] {
+        let e = types(n, of);
+        assert!(e.to_string().contains(said), "{e}");
+    }
+    let nan = [f32::NAN.to_le_bytes(), 1.0f32.to_le_bytes()].concat();
+    let e = tokens(model(b"llama")).entry(b"tokenizer.ggml.scores", ARRAY, &array(6, 2, &nan));
+    assert!(error(e).to_string().contains("says NaN of token 0"));
 
     let id = |key: &[u8], id: u32| {
         error(scores(tokens(model(b"llama")), 2).entry(key, U32, &id.to_le_bytes()))

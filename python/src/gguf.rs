@@ -99,6 +99,7 @@ pub(crate) fn quantize_gguf(
 pub(crate) struct ConvertReport {
     tensors: usize,
     bytes_out: u64,
+    tokenizer: bool,
 }
 
 /// Write a Hugging Face folder as a GGUF file, or a GGUF file as a new folder, atomically.
@@ -121,8 +122,9 @@ pub(crate) fn convert(
             progress.call(done, total, name)
         })
     });
-    let converter::Summary { tensors, bytes_out } = progress.finish(result.or_raise())?;
-    Ok(ConvertReport { tensors, bytes_out })
+    let converter::Summary { tensors, bytes_out, tokenizer } =
+        progress.finish(result.or_raise())?;
+    Ok(ConvertReport { tensors, bytes_out, tokenizer })
 }
 
 #[derive(IntoPyObject)]

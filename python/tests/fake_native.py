@@ -357,7 +357,7 @@ def convert(src, dst, *, i2_s="I2_S", progress=None):
     if i2_s != "I2_S":
         raise FormatError(f"unknown packing {i2_s}")
     Path(dst).write_bytes(b"GGUF")
-    return {"tensors": 2, "bytes_out": 4}
+    return {"tensors": 2, "bytes_out": 4, "tokenizer": False}
 
 
 def inspect_folder(path):

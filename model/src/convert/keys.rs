@@ -23,6 +23,16 @@ pub fn write<'a>(writer: &mut Writer<'_>, config: &'a Config) -> Result<Vec<Tabl
             format!("GGUF has no key for a factor of {} on attention scores", c.score_scale);
         return Err(Error::BadConfig { key: "query_pre_attn_scalar".to_owned(), reason });
     }
+    if c.input_norm_eps != c.norm_eps {
+        let reason = format!(
+            "GGUF has one eps for all norms: {}, and the norms of the linear layers' inputs have {}",
+            c.norm_eps, c.input_norm_eps
+        );
+        return Err(Error::BadConfig {
+            key: "quantization_config.rms_norm_eps".to_owned(),
+            reason,
+        });
+    }
     let mut set =
         |key: &str, value: Value<'static>| writer.set(&format!("{arch}.{key}"), value).map(|_| ());
     set("block_count", number(c.layers))?;

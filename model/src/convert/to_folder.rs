@@ -14,10 +14,12 @@ use super::config_json::{self, Found};
 use crate::bitlinear;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::gguf::Gguf;
 use crate::hugging_face::names::{self, Names};
 use crate::model::{Progress, fold};
 use crate::source::{format_of, gather, halves};
 use crate::tensors::{File, Source, Stored, check_all_used};
+use crate::tokenizer::Tokenizer;
 
 /// What a tensor of the folder is made from.
 #[derive(Clone, Debug)]
@@ -77,7 +79,7 @@ pub(super) fn write(
         std::fs::write(&path, bytes).map_err(Error::io(&path))
     };
     save("config.json", &pretty(&config_json::write(&config, &found)?))?;
-    tokenizer(file, &save)?;
+    let tokenizer = tokenizer(file, &save)?;
     let total = outs.len();
     let job = Job {
         file,
@@ -103,7 +105,7 @@ pub(super) fn write(
         let _ = std::fs::remove_dir_all(&temporary);
         return Err(Error::io(destination)(e));
     }
-    Ok(Summary { tensors: total, bytes_out })
+    Ok(Summary { tensors: total, bytes_out, tokenizer })
 }
 
 /// Every tensor of the folder.
@@ -286,14 +288,17 @@ impl Tensor<'_, '_> {
 }
 
 /// What the file has of a tokenizer.
-fn tokenizer(file: &File, save: &impl Fn(&str, &[u8]) -> Result<()>) -> Result<()> {
+fn tokenizer(file: &File, save: &impl Fn(&str, &[u8]) -> Result<()>) -> Result<bool> {
     let metadata = file.gguf.metadata();
     let whole = metadata.optional::<Cow<'_, str>>("tokenizer.huggingface.json")?;
-    let Ok(tokenizer) = file.tokenizer() else { return Ok(()) };
+    let Ok(tokenizer) = file.tokenizer() else { return Ok(false) };
+    let mut saved = true;
     if let Some(json) = whole {
         save("tokenizer.json", json.as_bytes())?;
-    } else if let Some(json) = super::tokenizer::from_tables(&file.gguf, &tokenizer)? {
+    } else if let Some(json) = json_of_tables(&file.gguf, &tokenizer)? {
         save("tokenizer.json", &pretty(&json))?;
+    } else {
+        saved = false;
     }
     let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).map(str::to_owned);
     let config = json!({
@@ -304,7 +309,16 @@ fn tokenizer(file: &File, save: &impl Fn(&str, &[u8]) -> Result<()>) -> Result<(
     });
     save("tokenizer_config.json", &pretty(&config))?;
     let generation = json!({"bos_token_id": tokenizer.bos(), "eos_token_id": tokenizer.eog()});
-    save("generation_config.json", &pretty(&generation))
+    save("generation_config.json", &pretty(&generation))?;
+    Ok(saved)
+}
+
+/// The file's tables as `tokenizer.json`, if that has a form for them.
+fn json_of_tables(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<Value>> {
+    match super::tokenizer::from_tables(gguf, tokenizer)? {
+        None => super::sentencepiece::from_tables(gguf, tokenizer),
+        found => Ok(found),
+    }
 }
 
 fn pretty(json: &Value) -> Vec<u8> {

@@ -149,7 +149,8 @@ pub(super) fn write(
         Ok(())
     })?;
     let bytes_out = std::fs::metadata(destination).map_err(Error::io(destination))?.len();
-    Ok(Summary { tensors: total, bytes_out })
+    let tokenizer = contents.path.join("tokenizer.json").is_file();
+    Ok(Summary { tensors: total, bytes_out, tokenizer })
 }
 
 /// Every tensor of the file.

@@ -13,10 +13,11 @@ use crate::gguf::{Array, Gguf, Writer};
 use crate::tokenizer::{PreTokenizer, Tokenizer, pre_tokenizers};
 
 // Kinds of tokens, as GGUF numbers them.
-const NORMAL: i32 = 1;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
+pub(super) const NORMAL: i32 = 1;
+pub(super) const CONTROL: i32 = 3;
+pub(super) const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
+pub(super) const BYTE: i32 = 6;
 
 /// Sets the tables of a byte-level BPE `tokenizer.json` for an embedding of `vocab` rows; returns whether
 /// it is one with a pre-tokenizer that GGUF has a name for.
@@ -129,27 +130,15 @@ pub(super) fn from_tables(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<V
     for (id, token) in tokens.into_iter().enumerate() {
         let kind = kinds.get(id).copied().unwrap_or(NORMAL);
         if kind == CONTROL || kind == USER_DEFINED {
-            added.push(json!({
-                "id": id, "content": token, "single_word": false, "lstrip": false,
-                "rstrip": false, "normalized": false, "special": kind == CONTROL
-            }));
+            added.push(added_token(id, &token, kind == CONTROL));
         }
         words.insert(token, json!(id));
     }
     let pairs: Vec<Vec<&str>> = merges.iter().map(|m| m.splitn(2, ' ').collect()).collect();
-    let begin = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-    let post = begin.and_then(|id| Some((id, tokenizer.token(id)?))).map(|(id, text)| {
-        let a = json!({"Sequence": {"id": "A", "type_id": 0}});
-        let bos = json!({"SpecialToken": {"id": text, "type_id": 0}});
-        json!({
-            "type": "TemplateProcessing", "single": [bos, a],
-            "pair": [bos, a, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {text: {"id": text, "ids": [id], "tokens": [text]}}
-        })
-    });
     Ok(Some(json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
-        "normalizer": null, "pre_tokenizer": pre.json(), "post_processor": post,
+        "normalizer": null, "pre_tokenizer": pre.json(),
+        "post_processor": post_processor(tokenizer),
         "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true,
                     "use_regex": true},
         "model": {
@@ -158,4 +147,25 @@ pub(super) fn from_tables(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<V
             "ignore_merges": pre.ignore_merges, "vocab": words, "merges": pairs
         }
     })))
+}
+
+/// A token that is found in a text before everything else.
+pub(super) fn added_token(id: usize, text: &str, special: bool) -> Value {
+    json!({
+        "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": special
+    })
+}
+
+/// What puts BOS before a text; `None` where the model wants none.
+pub(super) fn post_processor(tokenizer: &Tokenizer) -> Option<Value> {
+    let id = tokenizer.bos().filter(|_| tokenizer.adds_bos())?;
+    let text = tokenizer.token(id)?;
+    let a = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let bos = json!({"SpecialToken": {"id": text, "type_id": 0}});
+    Some(json!({
+        "type": "TemplateProcessing", "single": [bos, a],
+        "pair": [bos, a, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {text: {"id": text, "ids": [id], "tokens": [text]}}
+    }))
 }

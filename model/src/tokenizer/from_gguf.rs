@@ -103,6 +103,10 @@ fn from_spm(metadata: Metadata<'_>) -> Result<Tokenizer> {
             reason: format!("{} tokens, but {} scores", tokens.len(), scores.len()),
         });
     }
+    if let Some((i, score)) = scores.iter().enumerate().find(|(_, s)| !s.is_finite()) {
+        let reason = format!("{SCORES} says {score} of token {i}");
+        return Err(Error::BadTokenizer { reason });
+    }
     let vocabulary = vocabulary(metadata, &tokens, Spelling::SentencePiece)?;
     // SentencePiece's own order of control tokens, where it is one.
     let default = |key, vocabulary: &Vocabulary| {
@@ -156,6 +160,15 @@ fn vocabulary(
         Some(types) => {
             let types: Vec<i32> =
                 types.integers().ok_or_else(|| wrong(TYPES, "an array of integers", &types))?;
+            if types.len() != tokens.len() {
+                let reason =
+                    format!("{} tokens, but {} entries in {TYPES}", tokens.len(), types.len());
+                return Err(Error::BadTokenizer { reason });
+            }
+            if let Some((i, ty)) = types.iter().enumerate().find(|(_, ty)| !(0..=6).contains(*ty)) {
+                let reason = format!("{TYPES} says {ty} of token {i}; there are types 0 to 6");
+                return Err(Error::BadTokenizer { reason });
+            }
             types.into_iter().map(Kind::from_id).collect()
         }
         // Without kinds all tokens are text, except what can only be a byte.

@@ -185,6 +185,7 @@ class ConvertReport(TypedDict):
 
     tensors: int
     bytes_out: int
+    tokenizer: bool  # not where the source has none, or one that the other side has no form for
 
 
 class FoundDifference(TypedDict):

@@ -43,6 +43,7 @@ def test_convert_goes_both_ways(tmp_path: Path) -> None:
     report = tl.convert(source, tmp_path / "out.gguf", progress=progress)
     assert report["tensors"] == len(seen)
     assert report["bytes_out"] == (tmp_path / "out.gguf").stat().st_size
+    assert report["tokenizer"] is False  # the fixture has none
     run("convert", tmp_path / "out.gguf", tmp_path / "back")
     hashes = {tl.Model.load(p).fingerprint(IDS) for p in (source, *tmp_path.iterdir())}
     assert len(hashes) == 1

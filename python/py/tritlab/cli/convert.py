@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -53,3 +54,9 @@ def convert(
         print(to_json({"out": str(out), **report}))
         return
     print(f"{out}: {report['tensors']} tensors, {megabytes(report['bytes_out'])}")
+    if not report["tokenizer"]:
+        print(
+            "no tokenizer was written: the source has none, or one that the other side has no form "
+            "for; token ids still work",
+            file=sys.stderr,
+        )
