@@ -10,27 +10,17 @@ experiments/figures/.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import tritlab as tl
+from tritlab._files import splice, write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "results" / "demo"
 KERNELS = ROOT / "benches" / "record" / "kernels.json"
 PEERS = ROOT / "benches" / "record" / "peers-smollm2-135m-instruct.q4_1.md"
 FIGURES = ROOT / "experiments" / "figures"
-
-
-def splice(text: str, name: str, body: str) -> str:
-    """`text` with the part between the markers of `name` replaced by `body`."""
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise SystemExit(f"README.md needs {begin} and {end}, once each")
-    head, rest = text.split(begin)
-    return f"{head}{begin}\n{body.strip()}\n{end}{rest.split(end)[1]}"
 
 
 def formats_table() -> str:
@@ -64,10 +54,7 @@ def main() -> None:
     if KERNELS.exists():  # needs llama-cpp-python, so not every machine has made one
         record = json.loads(KERNELS.read_text(encoding="utf-8"))
         text = splice(text, "kernels", record["summary"])
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=ROOT, delete=False) as out:
-        out.write(text)
-    os.chmod(out.name, 0o644)  # temporary files are private
-    os.replace(out.name, readme)
+    write_atomic(readme, text)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@
 //!
 //! absmean is BitNet b1.58 (arXiv 2402.17764, eq. 1-3), the rule of TERNARY; absmax is ggml's rule for TQ1_0 and
 //! TQ2_0; twn is Ternary Weight Networks (arXiv 1605.04711, with its threshold 0.7 mean|w|), an approximation of
-//! optimal, which is eq. 3-5 there solved exactly; sign and centred_sign are the first BitNet paper (arXiv 2310.11453, eq. 1-3), without and with its mean-centring. The
-//! mean is not added back, there as here.
+//! optimal, which is eq. 3-5 there solved exactly; sign and centred_sign are the first BitNet paper (arXiv
+//! 2310.11453, eq. 1-3), without and with its mean-centring. The mean is not added back, there as here.
 //!
 //! A refit replaces the scale by the one of least squared error for the codes: `<w, q> / <q, q>`, 0 where all
 //! codes are 0.

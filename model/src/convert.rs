@@ -5,8 +5,8 @@
 //! tensor in GGUF, which llama.cpp's BitNet graph multiplies with. Other quantised types become F32 in a
 //! folder, which holds every one of their weights exactly. A scale that no `weight_scale` of BitLinear's own
 //! convention gives (it goes through two inverses, which not every f32 comes out of) is stored as it is, and
-//! `exact_weight_scale` in `quantization_config` says so; `transformers` multiplies by it either way. Names, shapes, the order of query and key rows
-//! and the keys are those of llama.cpp's converter.
+//! `exact_weight_scale` in `quantization_config` says so; `transformers` multiplies by it either way. Names,
+//! shapes, the order of query and key rows and the keys are those of llama.cpp's converter.
 
 mod config_json;
 mod keys;

@@ -159,9 +159,8 @@ impl Origin for File {
 }
 
 /// Writes `source`, a GGUF file or a Hugging Face folder, to the GGUF file `destination` with every linear layer
-/// in the wanted format. Norms, biases and tables are
-/// copied. The file appears whole or not at all. `progress` is called with (tensors done, tensors, name of the
-/// next) and returns `false` to cancel.
+/// in the wanted format. Norms, biases and tables are copied. The file appears whole or not at all. `progress` is
+/// called with (tensors done, tensors, name of the next) and returns `false` to cancel.
 ///
 /// # Errors
 /// A format that GGUF has no type for, a tensor whose row length the format (and the fallback) cannot hold (it

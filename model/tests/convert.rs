@@ -9,6 +9,7 @@ use support::{FOLDERS, File, assert_bits, error, expected, folder, load, path};
 use tritlab_kernels::{Format, Packing};
 use tritlab_model::convert::convert;
 use tritlab_model::gguf::{Gguf, TensorType};
+use tritlab_model::tokenizer::Tokenizer;
 use tritlab_model::verify::models;
 use tritlab_model::{Config, Error};
 
@@ -270,6 +271,20 @@ fn with_vocabulary(name: &str, to: &Path) -> Vec<String> {
     inputs.split("\n__ggml_vocab_test__\n").map(str::to_owned).collect()
 }
 
+#[track_caller]
+fn assert_same_tokenizer(name: &str, own: &Tokenizer, other: &Tokenizer, texts: &[String]) {
+    assert_eq!((own.bos(), own.eos()), (other.bos(), other.eos()), "{name}");
+    for text in texts {
+        for special in [false, true] {
+            let ids = own.encode(text, special, special).unwrap();
+            let got = other.encode(text, special, special).unwrap();
+            assert_eq!(got, ids, "{name}: {text:?}");
+            let (a, b) = (own.decode(&ids, true).unwrap(), other.decode(&ids, true).unwrap());
+            assert_eq!(a, b, "{name}: {text:?}");
+        }
+    }
+}
+
 /// Tables to `tokenizer.json`, to tables and the file itself: all of them encode alike.
 #[test]
 fn tokenizers_go_both_ways() {
@@ -289,23 +304,13 @@ fn tokenizers_go_both_ways() {
         }
         let mut bytes = Vec::new();
         tables.write_to(&mut bytes, |_, _| Ok::<_, std::io::Error>(())).unwrap();
-        let from = |gguf: &Gguf| tritlab_model::tokenizer::Tokenizer::from_gguf(gguf).unwrap();
+        let from = |gguf: &Gguf| Tokenizer::from_gguf(gguf).unwrap();
         let tables = from(&Gguf::from_bytes(bytes).unwrap());
         let own = from(&Gguf::open(at("in.gguf")).unwrap());
-        let folder = tritlab_model::tokenizer::Tokenizer::from_folder(at("folder")).unwrap();
+        let folder = Tokenizer::from_folder(at("folder")).unwrap();
         for other in [&folder, &from(&back), &tables] {
-            assert_eq!((own.bos(), own.eos()), (other.bos(), other.eos()), "{name}");
             assert_eq!(own.vocab_size(), other.vocab_size(), "{name}");
-            for text in &texts {
-                for special in [false, true] {
-                    let ids = own.encode(text, special, special).unwrap();
-                    assert_eq!(
-                        other.encode(text, special, special).unwrap(),
-                        ids,
-                        "{name}: {text:?}"
-                    );
-                }
-            }
+            assert_same_tokenizer(name, &own, other, &texts);
         }
     }
 }
@@ -321,24 +326,12 @@ fn sentencepiece_tokenizers_go_into_folders() {
         quiet(at("folder"), at("back.gguf")).unwrap();
         let from = |path| {
             let gguf = Gguf::open(path).unwrap();
-            tritlab_model::tokenizer::Tokenizer::from_gguf(&gguf).unwrap()
+            Tokenizer::from_gguf(&gguf).unwrap()
         };
         let own = from(at("in.gguf"));
-        let folder = tritlab_model::tokenizer::Tokenizer::from_folder(at("folder")).unwrap();
+        let folder = Tokenizer::from_folder(at("folder")).unwrap();
         for other in [&folder, &from(at("back.gguf"))] {
-            assert_eq!((own.bos(), own.eos()), (other.bos(), other.eos()), "{name}");
-            for text in &texts {
-                for special in [false, true] {
-                    let ids = own.encode(text, special, special).unwrap();
-                    let got = other.encode(text, special, special).unwrap();
-                    assert_eq!(got, ids, "{name}: {text:?}");
-                    assert_eq!(
-                        other.decode(&ids, true).unwrap(),
-                        own.decode(&ids, true).unwrap(),
-                        "{name}: {text:?}"
-                    );
-                }
-            }
+            assert_same_tokenizer(name, &own, other, &texts);
         }
     }
 }

@@ -1,15 +1,14 @@
 //! A SentencePiece vocabulary of a GGUF file as `tokenizer.json`.
 //!
-//! The `tokenizers` crate has no merging by score, but byte-level BPE's merging by rank is the same thing when
-//! every way to cut a token into two tokens is a merge, best score first: as `transformers` converts
-//! SentencePiece files.
+//! The `tokenizers` crate has no merging by score, but BPE's merging by rank is the same thing when every way to
+//! cut a token into two tokens is a merge, best score first: as `transformers` converts SentencePiece files.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::tokenizer::{BYTE, CONTROL, NORMAL, USER_DEFINED, added_token, post_processor};
+use super::tokenizer::{BYTE, NORMAL, kinds, post_processor, words_and_added};
 use crate::error::Result;
 use crate::gguf::{Array, Gguf};
 use crate::tokenizer::Tokenizer;
@@ -36,22 +35,13 @@ pub(super) fn from_tables(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<V
     }
     let tokens: Array<'_> = metadata.require("tokenizer.ggml.tokens")?;
     let scores: Vec<f32> = metadata.require("tokenizer.ggml.scores")?;
-    let kinds = metadata.optional::<Array<'_>>("tokenizer.ggml.token_type")?;
-    let kinds: Vec<i32> = kinds.and_then(|a| a.integers()).unwrap_or_default();
-    let kind = |id: usize| kinds.get(id).copied().unwrap_or(NORMAL);
     let prefix = metadata.optional::<bool>("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let unknown: u32 = metadata.optional("tokenizer.ggml.unknown_token_id")?.unwrap_or(0);
 
     let Some(texts) = tokens.strings() else { return Ok(None) };
     let texts: Vec<&str> = texts.collect();
-    let (mut words, mut added) = (Map::new(), Vec::new());
-    for (id, text) in texts.iter().enumerate() {
-        if matches!(kind(id), CONTROL | USER_DEFINED) {
-            added.push(added_token(id, text, kind(id) == CONTROL));
-        }
-        words.insert((*text).to_owned(), json!(id));
-    }
-    let has_bytes = (0..texts.len()).any(|id| kind(id) == BYTE);
+    let kinds = kinds(gguf, texts.len())?;
+    let (words, added) = words_and_added(&texts, &kinds);
     let json = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
         "normalizer": normalizer(prefix), "pre_tokenizer": null,
@@ -59,8 +49,8 @@ pub(super) fn from_tables(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<V
         "model": {
             "type": "BPE", "dropout": null, "unk_token": texts.get(unknown as usize),
             "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true,
-            "byte_fallback": has_bytes, "ignore_merges": false, "vocab": words,
-            "merges": merges(&texts, &scores, kind)
+            "byte_fallback": kinds.contains(&BYTE), "ignore_merges": false, "vocab": words,
+            "merges": merges(&texts, &scores, &kinds)
         }
     });
     let same = reads_alike(tokenizer, &json)?;
@@ -69,16 +59,16 @@ pub(super) fn from_tables(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<V
 
 /// Every way to cut a token into two, best score first; of equal scores the longer left part, which is what
 /// merging from the left comes to first.
-fn merges(texts: &[&str], scores: &[f32], kind: impl Fn(usize) -> i32) -> Vec<Value> {
-    let ids: HashMap<&str, usize> =
-        texts.iter().copied().zip(0..).filter(|(_, id)| kind(*id) == NORMAL).collect();
+fn merges(texts: &[&str], scores: &[f32], kinds: &[i32]) -> Vec<Value> {
+    let of = texts.iter().copied().zip(scores).zip(kinds).filter(|(_, kind)| **kind == NORMAL);
+    let normal: HashMap<&str, f32> = of.map(|((text, score), _)| (text, *score)).collect();
     let mut found = Vec::new();
-    for (id, text) in texts.iter().enumerate().filter(|(id, _)| kind(*id) == NORMAL) {
+    for (text, score) in &normal {
         for (cut, _) in text.char_indices().skip(1) {
             let (left, right) = text.split_at(cut);
-            if ids.contains_key(left) && ids.contains_key(right) {
+            if normal.contains_key(left) && normal.contains_key(right) {
                 let lengths = (left.chars().count(), right.chars().count());
-                found.push((scores[id], lengths, left, right));
+                found.push((*score, lengths, left, right));
             }
         }
     }

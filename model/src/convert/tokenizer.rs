@@ -14,8 +14,8 @@ use crate::tokenizer::{PreTokenizer, Tokenizer, pre_tokenizers};
 
 // Kinds of tokens, as GGUF numbers them.
 pub(super) const NORMAL: i32 = 1;
-pub(super) const CONTROL: i32 = 3;
-pub(super) const USER_DEFINED: i32 = 4;
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 pub(super) const BYTE: i32 = 6;
 
@@ -124,16 +124,7 @@ pub(super) fn from_tables(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<V
     let pre = pre_tokenizers().find(|p| name.as_deref().is_some_and(|n| p.names.contains(&n)));
     let tables = (pre, strings("tokenizer.ggml.tokens")?, strings("tokenizer.ggml.merges")?);
     let (Some(pre), Some(tokens), Some(merges)) = tables else { return Ok(None) };
-    let kinds = metadata.optional::<Array<'_>>("tokenizer.ggml.token_type")?;
-    let kinds: Vec<i32> = kinds.and_then(|a| a.integers()).unwrap_or_default();
-    let (mut words, mut added) = (Map::new(), Vec::new());
-    for (id, token) in tokens.into_iter().enumerate() {
-        let kind = kinds.get(id).copied().unwrap_or(NORMAL);
-        if kind == CONTROL || kind == USER_DEFINED {
-            added.push(added_token(id, &token, kind == CONTROL));
-        }
-        words.insert(token, json!(id));
-    }
+    let (words, added) = words_and_added(&tokens, &kinds(gguf, tokens.len())?);
     let pairs: Vec<Vec<&str>> = merges.iter().map(|m| m.splitn(2, ' ').collect()).collect();
     Ok(Some(json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
@@ -149,12 +140,28 @@ pub(super) fn from_tables(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<V
     })))
 }
 
-/// A token that is found in a text before everything else.
-pub(super) fn added_token(id: usize, text: &str, special: bool) -> Value {
-    json!({
-        "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
-        "normalized": false, "special": special
-    })
+/// The kind of each of `count` tokens.
+pub(super) fn kinds(gguf: &Gguf, count: usize) -> Result<Vec<i32>> {
+    let stated = gguf.metadata().optional::<Array<'_>>("tokenizer.ggml.token_type")?;
+    Ok(stated.and_then(|a| a.integers()).unwrap_or_else(|| vec![NORMAL; count]))
+}
+
+/// All tokens with their ids, and those that are found in a text before everything else.
+pub(super) fn words_and_added(
+    tokens: &[impl AsRef<str>],
+    kinds: &[i32],
+) -> (Map<String, Value>, Vec<Value>) {
+    let (mut words, mut added) = (Map::new(), Vec::new());
+    for (id, (token, kind)) in tokens.iter().map(AsRef::as_ref).zip(kinds).enumerate() {
+        if matches!(*kind, CONTROL | USER_DEFINED) {
+            added.push(json!({
+                "id": id, "content": token, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": *kind == CONTROL
+            }));
+        }
+        words.insert(token.to_owned(), json!(id));
+    }
+    (words, added)
 }
 
 /// What puts BOS before a text; `None` where the model wants none.

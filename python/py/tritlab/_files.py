@@ -39,6 +39,18 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         raise
 
 
+def splice(text: str, name: str, body: str) -> str:
+    """`text` with what is between the marks `<!-- name:begin -->` and `<!-- name:end -->` replaced.
+
+    `ValueError` unless each stands there once.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"the lines {begin} and {end} are needed, once each")
+    head, rest = text.split(begin)
+    return f"{head}{begin}\n{body.strip()}\n{end}{rest.split(end)[1]}"
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from tritlab import _models, _native
 from tritlab._files import to_json
+from tritlab._formats import describe, parse_format
 from tritlab._native import Model
-from tritlab.comparison import describe, parse_format
 from tritlab.statistics import median_mad
 
 if TYPE_CHECKING:

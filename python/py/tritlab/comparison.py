@@ -7,9 +7,9 @@ import datetime
 import io
 import math
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,113 +17,24 @@ import numpy as np
 
 from tritlab import _models, _native, receipt
 from tritlab._files import to_json, write_atomic
-from tritlab._native import EvaluationError, FormatError, Model, ShapeError
+from tritlab._formats import FILE, names, parse_format
+from tritlab._native import FormatError, Model, ShapeError
 from tritlab._progress import Quiet, Reporter, Tqdm
-from tritlab.evaluation import Corpus, Measured, Slice, Text, cut, measure
+from tritlab._row import Row
+from tritlab._run import Run
+from tritlab.evaluation import Corpus, Text, cut, measure
 from tritlab.paired import Difference, difference
-from tritlab.statistics import Estimate, Quality, median_mad
-from tritlab.tokens import worst
+from tritlab.statistics import Estimate, Quality
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from tritlab._types import BenchTimes, Progress, TensorInfo
-
-FILE = "file"
-"""Name of the row whose weights stay as the file has them."""
+    from tritlab._types import Progress
 
 Other: TypeAlias = "str | os.PathLike[str] | tuple[str | os.PathLike[str], str | None]"
 """Another model: where it is, and the format to put it in (`None`: its file's own)."""
-
-_FILE_NAMES = {"file", "as-shipped", "as shipped", "shipped"}
-_DENSE = {"F32", "F16", "BF16"}
-TERNARY_NOTE = (
-    "ternary rounding of a model that was not trained for it: expected to be ruined. "
-    "A model trained in ternary is a different thing"
-)
-
-
-def is_ternary(format: str) -> bool:
-    """Whether a format has the three values −1, 0, 1 times a scale."""
-    return format.startswith(("TERNARY", "TQ"))
-
-
-def is_dense(format: str) -> bool:
-    """Whether a format is plain floating point."""
-    return format in _DENSE
-
-
-@dataclass(frozen=True)
-class Row:
-    """One format's line: quality, size, speed, receipt."""
-
-    label: str
-    format: str | None
-    """What `Model.load` was asked for; `None` keeps the file's own types."""
-    kind: str
-    """Name of the format that most linear weights have."""
-    is_reference: bool
-    bits_per_weight: float
-    linear_bytes: int
-    linear_params: int
-    total_bytes: int
-    bytes_per_token: int
-    rel_error: float
-    quality: Quality
-    prefill_tok_s: tuple[float, ...]
-    decode_tok_s: tuple[float, ...]
-    bandwidth: float
-    """Bytes/s that memory gave just before this row's decode was timed."""
-    load_s: float
-    receipt: dict[str, Any]
-    arrays: dict[str, Any] = field(repr=False)
-    tensors: list[TensorInfo] = field(repr=False)
-    other: bool = False
-    """Whether this is another model than the one that the comparison is of."""
-    worst: list[dict[str, Any]] = field(default_factory=list, repr=False)
-    """Tokens with the largest KL divergence, in their text: see `tokens.worst`."""
-
-    @property
-    def kl(self) -> Estimate:
-        """Mean KL divergence from the reference; 0 for the reference itself."""
-        against = self.quality.against
-        return Estimate(0.0, 0.0) if against is None else against.kl
-
-    @property
-    def same_top(self) -> Estimate:
-        """Top-1 agreement with the reference; 1 for the reference itself."""
-        against = self.quality.against
-        return Estimate(1.0, 0.0) if against is None else against.same_top
-
-    @property
-    def prefill(self) -> tuple[float, float]:
-        """Median and median absolute deviation of prefill speed, tokens/s."""
-        return median_mad(self.prefill_tok_s)
-
-    @property
-    def decode(self) -> tuple[float, float]:
-        """Median and median absolute deviation of decode speed, tokens/s."""
-        return median_mad(self.decode_tok_s)
-
-    @property
-    def decode_bytes_s(self) -> float:
-        """Bytes of weights read per second while decoding."""
-        return self.bytes_per_token * self.decode[0]
-
-    @property
-    def note(self) -> str:
-        """What a reader must know beside the number."""
-        if self.is_reference:
-            return "reference"
-        rounded = (
-            not self.other
-            and self.format is not None
-            and is_ternary(self.kind)
-            and self.rel_error > 0.1
-        )
-        return TERNARY_NOTE if rounded else ""
 
 
 @dataclass(frozen=True)
@@ -235,6 +146,10 @@ class Comparison:
 
     def differences(self) -> list[dict[str, Any]]:
         """Every pair of rows, tidy: `a`, `b`, and the fields of `paired.Difference`."""
+        return self._differences
+
+    @cached_property  # thousands of drawings per pair, and every table's notes want them
+    def _differences(self) -> list[dict[str, Any]]:
         labels = [row.label for row in self.rows]
         return [
             {"a": a, "b": b, **self.paired(a, b).record()}
@@ -391,8 +306,8 @@ def compare(
     """
     source = model.path if isinstance(model, Model) else os.fspath(model)
     path = _models.resolve(source)
-    names = formats.split(",") if isinstance(formats, str) else formats
-    wanted = list(dict.fromkeys(parse_format(name) for name in names))
+    given = formats.split(",") if isinstance(formats, str) else formats
+    wanted = list(dict.fromkeys(parse_format(name) for name in given))
     base = parse_format(reference)
     if not wanted:
         raise FormatError("no format to compare; give at least one")
@@ -404,17 +319,12 @@ def compare(
     if base in wanted:
         wanted.remove(base)
     order = [base, *wanted]
-    for label in others or {}:
-        if label in _native_names() or label.startswith(FILE):
+    also = []
+    for label, other in (others or {}).items():
+        if label in names() or label.startswith(FILE):
             raise FormatError(f"a row of another model cannot be called {label!r}, as a format is")
-    also = {
-        label: (other, None) if isinstance(other, (str, os.PathLike)) else other
-        for label, other in (others or {}).items()
-    }
-    found = {
-        label: (os.fspath(source), _models.resolve(source), parse_format(name))
-        for label, (source, name) in also.items()
-    }
+        where, name = (other, None) if isinstance(other, (str, os.PathLike)) else other
+        also.append((label, os.fspath(where), _models.resolve(where), parse_format(name)))
     settings = {
         "formats": [FILE if name is None else name for name in order],
         "reference": FILE if base is None else base,
@@ -437,7 +347,7 @@ def compare(
         reporter = Quiet()
     else:
         reporter = progress
-    run = _Run(
+    run = Run(
         path=path,
         model=receipt.model_facts(source, path),
         corpus=corpus,
@@ -449,12 +359,12 @@ def compare(
         reporter=reporter,
         command=command,
     )
-    reporter.start(len(order) + len(found))
+    reporter.start(len(order) + len(also))
     try:
         for name in order:
             run.add(name)
-        for label, (source, other_path, name) in found.items():
-            run.add_other(label, source, other_path, name)
+        for row in also:
+            run.add_other(*row)
     finally:
         reporter.stop()
     assert run.part is not None
@@ -495,208 +405,6 @@ def perplexity(
         model = Model.load(_models.resolve(model), context=context)
     part = cut(Corpus.read(text).tokenize(model), context, chunks)
     return measure(model, part, reference, progress).quality
-
-
-def parse_format(name: str | None) -> str | None:
-    """Spell a format as the table does; `None` for the file's own types."""
-    if name is None or name.lower() in _FILE_NAMES:
-        return None
-    names = _native_names()
-    if name.upper() not in names:
-        raise FormatError(f"no format {name!r}; there are: {', '.join([*names, FILE])}")
-    return name.upper()
-
-
-def _native_names() -> list[str]:
-    return [info["name"] for info in _native.formats()]
-
-
-@dataclass
-class _Run:
-    """State that the rows of one comparison share."""
-
-    path: Path
-    model: dict[str, Any]
-    corpus: Corpus
-    base: str | None
-    head: str | None
-    context: int
-    chunks: int | None
-    bench: tuple[int, int, int]
-    reporter: Reporter
-    command: str
-    part: Slice | None = None
-    reference: Model | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
-    impossible: dict[str, str] = field(default_factory=dict)
-    dot_peak: float = 0.0
-    bytes_per_token: float | None = None
-
-    def add(self, format: str | None) -> None:
-        """Load, evaluate and time one format. The first becomes the reference and stays."""
-        name = FILE if format is None else format
-        start = time.perf_counter()
-        # The reference keeps the file's own head, or what another costs could not be seen.
-        head = None if self.reference is None else self.head
-        try:
-            model = self._load(self.path, format, head, name)
-        except ShapeError as error:
-            if self.reference is None:
-                raise
-            self.impossible[name] = str(error)
-            self.reporter.row(f"{name}: not possible here: {error}")
-            return
-        load_s = time.perf_counter() - start
-        step = self.reporter.step
-        if self.part is None:
-            self.part = cut(self.corpus.tokenize(model), self.context, self.chunks)
-            self.facts = {
-                "architecture": model.architecture,
-                "title": model.name,
-                "n_params": model.n_params,
-                "n_layers": model.n_layers,
-                "n_vocab": model.n_vocab,
-            }
-            if self.corpus.text is not None:
-                read = len(model.detokenize(self.part.ids).encode(errors="replace"))
-                self.bytes_per_token = read / len(self.part.ids)
-        measured = measure(model, self.part, self.reference, step(name, "evaluate"))
-        row = self._row(format, model, measured, *self._time(model, name), load_s)
-        if self.reference is None:
-            self.reference = model
-        self.rows.append(row)
-        self.reporter.row(_summary(row))
-
-    def add_other(self, label: str, source: str, path: Path, format: str | None) -> None:
-        """Load, evaluate and time another model, which must read the text as the same tokens."""
-        assert self.part is not None
-        start = time.perf_counter()
-        model = self._load(path, format, None, label)
-        load_s = time.perf_counter() - start
-        ids = self.corpus.tokenize(model)
-        if len(ids) != self.part.tokens or (ids[: len(self.part.ids)] != self.part.ids).any():
-            raise EvaluationError(
-                f"{label} ({source}) reads the text as other tokens than {self.model['source']}; "
-                "only models with one tokenizer can be compared token by token"
-            )
-        measured = measure(model, self.part, self.reference, self.reporter.step(label, "evaluate"))
-        row = self._row(
-            format,
-            model,
-            measured,
-            *self._time(model, label),
-            load_s,
-            other=(label, receipt.model_facts(source, path)),
-        )
-        self.rows.append(row)
-        self.reporter.row(_summary(row))
-
-    def _load(self, path: Path, format: str | None, head: str | None, name: str) -> Model:
-        n_prompt, n_gen, _ = self.bench
-        return Model.load(
-            path,
-            format,
-            head=head,
-            context=max(self.context, n_prompt, n_gen),
-            progress=self.reporter.step(name, "load"),
-        )
-
-    def _time(self, model: Model, name: str) -> tuple[float, BenchTimes]:
-        n_prompt, n_gen, repetitions = self.bench
-        self.reporter.step(name, "measure the machine")
-        bandwidth = _native.measure_bandwidth(_native.get_threads())
-        self.dot_peak = max(self.dot_peak, _native.measure_dot_peak(_native.get_threads()))
-        return bandwidth, model.bench(
-            n_prompt, n_gen, repetitions, self.reporter.step(name, "time")
-        )
-
-    def _row(
-        self,
-        format: str | None,
-        model: Model,
-        measured: Measured,
-        bandwidth: float,
-        times: BenchTimes,
-        load_s: float,
-        other: tuple[str, dict[str, Any]] | None = None,
-    ) -> Row:
-        assert self.part is not None
-        n_prompt, n_gen, _ = self.bench
-        tensors = model.tensors()
-        kind, label = describe(format, tensors)
-        first = self.reference is None
-        facts = self.model
-        if other is not None:
-            label, facts = other
-        return Row(
-            label=label,
-            format=format,
-            kind=kind,
-            is_reference=first,
-            bits_per_weight=8 * model.linear_bytes / model.linear_params,
-            linear_bytes=model.linear_bytes,
-            linear_params=model.linear_params,
-            total_bytes=model.total_bytes,
-            bytes_per_token=model.bytes_per_token,
-            rel_error=relative_error(tensors),
-            quality=measured.quality,
-            prefill_tok_s=tuple(n_prompt * 1e9 / ns for ns in times["prompt_ns"]),
-            decode_tok_s=tuple(n_gen * 1e9 / ns for ns in times["gen_ns"]),
-            bandwidth=bandwidth,
-            load_s=load_s,
-            receipt=receipt.make(
-                command=self.command,
-                model=facts,
-                text=receipt.text_facts(self.corpus, self.part),
-                format=format,
-                label=label,
-                head=None if first or other is not None else self.head,
-                reference_model=None if other is None else self.model,
-                reference=None if first else self.base or FILE,
-                reference_head=None,
-                measured=measured,
-            ),
-            arrays=dict(measured.arrays),
-            tensors=tensors,
-            other=other is not None,
-            worst=[] if self.corpus.text is None else worst(model, self.part.ids, measured.arrays),
-        )
-
-
-def describe(format: str | None, tensors: list[TensorInfo]) -> tuple[str, str]:
-    """Name of the format of most linear weights, and the label of the row."""
-    if format is not None:
-        return format, format
-    sizes: dict[str, int] = {}
-    for tensor in tensors:
-        if tensor["role"] == "linear":
-            sizes[tensor["format"]] = sizes.get(tensor["format"], 0) + tensor["n_params"]
-    if not sizes:
-        return FILE, FILE
-    kind = max(sizes, key=lambda name: sizes[name])
-    mostly = "" if sizes[kind] >= 0.99 * sum(sizes.values()) else "mostly "
-    return kind, f"{FILE} ({mostly}{kind})"
-
-
-def relative_error(tensors: list[TensorInfo]) -> float:
-    """Relative weight error of the linear layers: root of the size-weighted mean square."""
-    linear = [tensor for tensor in tensors if tensor["role"] == "linear"]
-    total = sum(tensor["n_params"] for tensor in linear)
-    if total == 0:
-        return math.nan
-    return math.sqrt(
-        math.fsum(tensor["rel_error"] ** 2 * tensor["n_params"] for tensor in linear) / total
-    )
-
-
-def _summary(row: Row) -> str:
-    reference = " (reference)" if row.is_reference else f", KL {row.kl.value:.4g}"
-    return (
-        f"{row.label}: {row.bits_per_weight:.2f} bits per weight, "
-        f"perplexity {row.quality.perplexity.value:.4g}{reference}, "
-        f"decode {row.decode[0]:.0f} tok/s"
-    )
 
 
 def _csv(records: list[dict[str, Any]]) -> str:

@@ -75,7 +75,7 @@ def chat(
       tritlab chat my.gguf --system "Answer in one word." --temperature 0.7 --seed 7
     """
     from tritlab import _models
-    from tritlab.comparison import parse_format
+    from tritlab._formats import parse_format
 
     use_settings(threads, backend)
     with Bar() as bar:

@@ -120,7 +120,7 @@ def compare(
 
 def _others(given: list[str]) -> dict[str, tuple[str, str | None]]:
     """Labels, models and formats of `--also`."""
-    from tritlab.comparison import FILE, parse_format
+    from tritlab._formats import FILE, parse_format
     from tritlab.errors import FormatError
 
     others: dict[str, tuple[str, str | None]] = {}

@@ -63,7 +63,7 @@ def generate(
     """
     from tritlab import _models
     from tritlab._files import to_json
-    from tritlab.comparison import parse_format
+    from tritlab._formats import parse_format
 
     use_settings(threads, backend)
     wanted = parse_format(format)

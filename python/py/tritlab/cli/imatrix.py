@@ -54,7 +54,7 @@ def imatrix(
     """
     from tritlab import _models
     from tritlab._files import require_folder, to_json
-    from tritlab.comparison import parse_format
+    from tritlab._formats import parse_format
     from tritlab.evaluation import collect_imatrix
 
     use_settings(threads, backend)

@@ -70,7 +70,7 @@ def perplexity(
     from tritlab import _models
     from tritlab import receipt as receipts
     from tritlab._files import require_folder, to_json, write_atomic
-    from tritlab.comparison import describe, parse_format
+    from tritlab._formats import describe, parse_format
     from tritlab.evaluation import Corpus, cut, measure
 
     if receipt is not None:

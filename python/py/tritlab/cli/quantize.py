@@ -67,7 +67,7 @@ def quantize(
     """
     from tritlab import _models
     from tritlab._files import to_json
-    from tritlab.comparison import parse_format
+    from tritlab._formats import parse_format
     from tritlab.report.text import megabytes
 
     use_settings(threads, None)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tritlab import _files
 from tritlab.errors import NotInstalledError, TritlabError
 from tritlab.notebook._verdict import MIME
 
@@ -205,8 +206,7 @@ def index(entries: list[Entry]) -> str:
 
 def splice(text: str, body: str) -> str:
     """`text` with what is between the index's markers replaced."""
-    begin, end = "<!-- notebooks:begin -->", "<!-- notebooks:end -->"
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise NotebookError(f"the index needs the lines {begin} and {end}, once each")
-    head, rest = text.split(begin)
-    return f"{head}{begin}\n{body}\n{end}{rest.split(end)[1]}"
+    try:
+        return _files.splice(text, "notebooks", body)
+    except ValueError as error:
+        raise NotebookError(f"the index: {error}") from None

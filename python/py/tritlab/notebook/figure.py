@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tritlab._formats import is_dense, is_ternary
 from tritlab.notebook._where import provenance
 from tritlab.report import figures as _report  # says which extra to install without matplotlib
 
@@ -42,11 +43,11 @@ FAMILIES = {
 
 def family(format: str) -> str:
     """Family of a format, a key of `FAMILIES`."""
-    if format in ("F32", "F16", "BF16"):
+    if is_dense(format):
         return "float"
     if format.startswith("SIGN"):
         return "sign"
-    if format.startswith(("TERNARY", "TQ")):
+    if is_ternary(format):
         return "ternary"
     return "k-quant" if format.endswith("_K") else "block"
 
@@ -92,7 +93,7 @@ def bits_axis(ax: Axes, low: float = 0.85, high: float = 9.6) -> None:
     """Make the x axis one of bits per weight, logarithmic."""
     ax.set_xscale("log")
     ax.set_xlim(low, high)
-    ax.set_xticks([t for t in (1, 1.5, 2, 3, 4, 5, 6, 8, 12, 16, 32) if low <= t <= high])
+    ax.set_xticks(_report.bit_ticks(low, high))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("bits per weight")
@@ -127,20 +128,8 @@ def label(
 
 def legend(figure: Figure, formats: Sequence[str]) -> None:
     """Say above the axes which mark is which family, for the families among `formats`."""
-    from matplotlib.lines import Line2D
-
     handles = [
-        Line2D(
-            [],
-            [],
-            marker=shape,
-            linestyle="none",
-            markersize=6.5,
-            markerfacecolor=face,
-            markeredgecolor=INK,
-            markeredgewidth=0.7,
-            label=words,
-        )
+        _report.legend_mark(shape, face, words, size=6.5)
         for key, (shape, face, words) in FAMILIES.items()
         if any(family(format) == key for format in formats)
     ]

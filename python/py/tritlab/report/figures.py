@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tritlab.comparison import is_dense, is_ternary
+from tritlab._formats import is_dense, is_ternary
 from tritlab.errors import NotInstalledError
 from tritlab.report.text import number
 
@@ -21,12 +21,14 @@ except ImportError:
     raise NotInstalledError("figures need matplotlib; run: pip install 'tritlab[plot]'") from None
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from tritlab.comparison import Comparison, Row
+    from tritlab._row import Row
+    from tritlab.comparison import Comparison
 
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -308,29 +310,34 @@ def _point(ax: Axes, row: Row, y: float, error: float) -> None:
     )
 
 
+def legend_mark(marker: str, face: str, label: str, size: float = 7) -> Line2D:
+    """What a legend shows of a family's points."""
+    return Line2D(
+        [],
+        [],
+        marker=marker,
+        linestyle="none",
+        markersize=size,
+        markerfacecolor=face,
+        markeredgecolor=_INK,
+        markeredgewidth=0.7,
+        label=label,
+    )
+
+
+def bit_ticks(low: float, high: float) -> list[float]:
+    """Ticks of an axis of bits per weight."""
+    return [t for t in (1, 1.5, 2, 3, 4, 5, 6, 8, 12, 16, 32) if low <= t <= high]
+
+
 def _family_legend(figure: Figure, rows: Sequence[Row]) -> None:
-    from matplotlib.lines import Line2D
-
-    def mark(marker: str, face: str, label: str) -> Line2D:
-        return Line2D(
-            [],
-            [],
-            marker=marker,
-            linestyle="none",
-            markersize=7,
-            markerfacecolor=face,
-            markeredgecolor=_INK,
-            markeredgewidth=0.7,
-            label=label,
-        )
-
     present = {_family(row) for row in rows}
     handles = [
-        mark(m, colour, text) for key, (m, colour, text) in _FAMILY.items() if key in present
+        legend_mark(m, colour, text) for key, (m, colour, text) in _FAMILY.items() if key in present
     ]
     if any(row.format is None for row in rows):
         kept = next(row for row in rows if row.format is None)
-        handles.append(mark(_FAMILY[_family(kept)][0], "white", "the file as it is"))
+        handles.append(legend_mark(_FAMILY[_family(kept)][0], "white", "the file as it is"))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8.5
     )
@@ -339,9 +346,9 @@ def _family_legend(figure: Figure, rows: Sequence[Row]) -> None:
 def _bits_axis(ax: Axes, rows: Sequence[Row]) -> None:
     bits = [row.bits_per_weight for row in rows]
     ax.set_xscale("log")
-    ax.set_xlim(min(bits) / 1.28, max(bits) * 1.5)
-    ticks = [t for t in (1, 1.5, 2, 3, 4, 5, 6, 8, 12, 16, 32) if min(bits) / 1.28 <= t]
-    ax.xaxis.set_major_locator(FixedLocator([t for t in ticks if t <= max(bits) * 1.5]))
+    low, high = min(bits) / 1.28, max(bits) * 1.5
+    ax.set_xlim(low, high)
+    ax.xaxis.set_major_locator(FixedLocator(bit_ticks(low, high)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     ax.set_xlabel("bits per weight of the linear layers")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tritlab.comparison import Comparison, Row
+    from tritlab._row import Row
+    from tritlab.comparison import Comparison
     from tritlab.statistics import Estimate
 
 COST = (
@@ -190,7 +191,7 @@ def pairs_sentence(comparison: Comparison) -> list[str]:
 
 def reference_sentence(comparison: Comparison) -> str:
     """What the rows are compared with, and what that can't show."""
-    from tritlab.comparison import is_dense
+    from tritlab._formats import is_dense
 
     row = comparison.rows[0]
     if row.format is None:

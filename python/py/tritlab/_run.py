@@ -1,0 +1,181 @@
+"""How the rows of a comparison are made, one after another."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tritlab import _native, receipt
+from tritlab._formats import FILE, describe
+from tritlab._native import EvaluationError, Model, ShapeError
+from tritlab._progress import Reporter
+from tritlab._row import Row, relative_error
+from tritlab.evaluation import Corpus, Measured, Slice, cut, measure
+from tritlab.tokens import worst
+
+if TYPE_CHECKING:
+    from tritlab._types import BenchTimes
+
+
+@dataclass
+class Run:
+    """State that the rows of one comparison share."""
+
+    path: Path
+    model: dict[str, Any]
+    corpus: Corpus
+    base: str | None
+    head: str | None
+    context: int
+    chunks: int | None
+    bench: tuple[int, int, int]
+    reporter: Reporter
+    command: str
+    part: Slice | None = None
+    reference: Model | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    impossible: dict[str, str] = field(default_factory=dict)
+    dot_peak: float = 0.0
+    bytes_per_token: float | None = None
+
+    def add(self, format: str | None) -> None:
+        """Load, evaluate and time one format. The first becomes the reference and stays."""
+        name = FILE if format is None else format
+        start = time.perf_counter()
+        # The reference keeps the file's own head, or what another costs could not be seen.
+        head = None if self.reference is None else self.head
+        try:
+            model = self._load(self.path, format, head, name)
+        except ShapeError as error:
+            if self.reference is None:
+                raise
+            self.impossible[name] = str(error)
+            self.reporter.row(f"{name}: not possible here: {error}")
+            return
+        load_s = time.perf_counter() - start
+        step = self.reporter.step
+        if self.part is None:
+            self.part = cut(self.corpus.tokenize(model), self.context, self.chunks)
+            self.facts = {
+                "architecture": model.architecture,
+                "title": model.name,
+                "n_params": model.n_params,
+                "n_layers": model.n_layers,
+                "n_vocab": model.n_vocab,
+            }
+            if self.corpus.text is not None:
+                read = len(model.detokenize(self.part.ids).encode(errors="replace"))
+                self.bytes_per_token = read / len(self.part.ids)
+        measured = measure(model, self.part, self.reference, step(name, "evaluate"))
+        row = self._row(format, model, measured, *self._time(model, name), load_s)
+        if self.reference is None:
+            self.reference = model
+        self.rows.append(row)
+        self.reporter.row(_summary(row))
+
+    def add_other(self, label: str, source: str, path: Path, format: str | None) -> None:
+        """Load, evaluate and time another model, which must read the text as the same tokens."""
+        assert self.part is not None
+        start = time.perf_counter()
+        model = self._load(path, format, None, label)
+        load_s = time.perf_counter() - start
+        ids = self.corpus.tokenize(model)
+        if len(ids) != self.part.tokens or (ids[: len(self.part.ids)] != self.part.ids).any():
+            raise EvaluationError(
+                f"{label} ({source}) reads the text as other tokens than {self.model['source']}; "
+                "only models with one tokenizer can be compared token by token"
+            )
+        measured = measure(model, self.part, self.reference, self.reporter.step(label, "evaluate"))
+        row = self._row(
+            format,
+            model,
+            measured,
+            *self._time(model, label),
+            load_s,
+            other=(label, receipt.model_facts(source, path)),
+        )
+        self.rows.append(row)
+        self.reporter.row(_summary(row))
+
+    def _load(self, path: Path, format: str | None, head: str | None, name: str) -> Model:
+        n_prompt, n_gen, _ = self.bench
+        return Model.load(
+            path,
+            format,
+            head=head,
+            context=max(self.context, n_prompt, n_gen),
+            progress=self.reporter.step(name, "load"),
+        )
+
+    def _time(self, model: Model, name: str) -> tuple[float, BenchTimes]:
+        n_prompt, n_gen, repetitions = self.bench
+        self.reporter.step(name, "measure the machine")
+        bandwidth = _native.measure_bandwidth(_native.get_threads())
+        self.dot_peak = max(self.dot_peak, _native.measure_dot_peak(_native.get_threads()))
+        return bandwidth, model.bench(
+            n_prompt, n_gen, repetitions, self.reporter.step(name, "time")
+        )
+
+    def _row(
+        self,
+        format: str | None,
+        model: Model,
+        measured: Measured,
+        bandwidth: float,
+        times: BenchTimes,
+        load_s: float,
+        other: tuple[str, dict[str, Any]] | None = None,
+    ) -> Row:
+        assert self.part is not None
+        n_prompt, n_gen, _ = self.bench
+        tensors = model.tensors()
+        kind, label = describe(format, tensors)
+        first = self.reference is None
+        facts = self.model
+        if other is not None:
+            label, facts = other
+        return Row(
+            label=label,
+            format=format,
+            kind=kind,
+            is_reference=first,
+            bits_per_weight=8 * model.linear_bytes / model.linear_params,
+            linear_bytes=model.linear_bytes,
+            linear_params=model.linear_params,
+            total_bytes=model.total_bytes,
+            bytes_per_token=model.bytes_per_token,
+            rel_error=relative_error(tensors),
+            quality=measured.quality,
+            prefill_tok_s=tuple(n_prompt * 1e9 / ns for ns in times["prompt_ns"]),
+            decode_tok_s=tuple(n_gen * 1e9 / ns for ns in times["gen_ns"]),
+            bandwidth=bandwidth,
+            load_s=load_s,
+            receipt=receipt.make(
+                command=self.command,
+                model=facts,
+                text=receipt.text_facts(self.corpus, self.part),
+                format=format,
+                label=label,
+                head=None if first or other is not None else self.head,
+                reference_model=None if other is None else self.model,
+                reference=None if first else self.base or FILE,
+                reference_head=None,
+                measured=measured,
+            ),
+            arrays=dict(measured.arrays),
+            tensors=tensors,
+            other=other is not None,
+            worst=[] if self.corpus.text is None else worst(model, self.part.ids, measured.arrays),
+        )
+
+
+def _summary(row: Row) -> str:
+    reference = " (reference)" if row.is_reference else f", KL {row.kl.value:.4g}"
+    return (
+        f"{row.label}: {row.bits_per_weight:.2f} bits per weight, "
+        f"perplexity {row.quality.perplexity.value:.4g}{reference}, "
+        f"decode {row.decode[0]:.0f} tok/s"
+    )
