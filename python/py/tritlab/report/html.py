@@ -44,10 +44,10 @@ _STYLE = """
 body{font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;
 color:#1a1a1a;background:#fff;max-width:62rem;margin:2.5rem auto;padding:0 1.25rem}
 h1{font-size:1.7rem;line-height:1.25;margin:0 0 .3rem}h2{font-size:1.15rem;margin:2.2rem 0 .6rem}
-p.lead{color:#555;margin:0 0 1.2rem}table{border-collapse:collapse;font-size:.9rem;
-font-variant-numeric:tabular-nums;width:100%}th,td{padding:.36rem .7rem;text-align:right;
+p.lead{color:#555;margin:0 0 1.2rem}table{border-collapse:collapse;font-size:.86rem;
+font-variant-numeric:tabular-nums;width:100%}th,td{padding:.36rem .5rem;text-align:right;
 border-bottom:1px solid #e2e2e2;white-space:nowrap}th:first-child,td:first-child{text-align:left;
-padding-left:0}thead th{border-bottom:2px solid #1a1a1a;font-weight:600}
+padding-left:0}thead th{border-bottom:2px solid #1a1a1a;font-weight:600;white-space:normal}
 tr.ref td{background:#f6f6f6}.scroll{overflow-x:auto}.notes{font-size:.86rem;color:#555;
 padding-left:1.1rem}figure{margin:1.6rem 0}figure img{width:100%;height:auto;display:block}
 figure.narrow img{max-width:42rem}figcaption{font-size:.86rem;color:#555;margin-top:.3rem}

@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
     from tritlab._row import Row
@@ -136,17 +138,22 @@ def tables(comparison: Comparison) -> list[Table]:
         )
 
     cost, gain = new("What it costs"), new("What it buys")
-    for table, heads in ((cost, COST), (gain, GAIN)):
+
+    # Bits per byte follow from perplexity, and a terminal has no room for both.
+    def narrow(cells: Sequence[str]) -> list[str]:
+        return [cell for head, cell in zip(COST, cells, strict=True) if head != "bits/byte"]
+
+    for table, heads in ((cost, narrow(COST)), (gain, GAIN)):
         for head in heads:
             # Two short lines each, so that all numbers fit into 80 columns.
             stacked = head.replace(" ", "\n").replace("/weight", "/\nweight")
             table.add_column(stacked, justify="left" if head == "format" else "right")
     for row in comparison.rows:
-        name, *cells = cost_cells(comparison, row)
+        name, *cells = narrow(cost_cells(comparison, row))
         cost.add_row(name.replace(f"{row.label} ", f"{row.label}\n"), *cells)
         gain.add_row(*gain_cells(row, comparison.bandwidth))
     for label in comparison.impossible:
-        cost.add_row(f"{label}\n(not possible†)", *["–"] * (len(COST) - 1))
+        cost.add_row(f"{label}\n(not possible†)", *["–"] * (len(cost.columns) - 1))
     return [cost, gain]
 
 
@@ -183,7 +190,8 @@ def pairs_sentence(comparison: Comparison) -> list[str]:
             "of two rows needs."
         ]
     alike = [f"{d['a']} and {d['b']}" for d in found if not d["distinguishable"]]
-    method = f"paired, {found[0]['level']:.0%} interval, bootstrap over windows"
+    level = f"{found[0]['level']:.0%}".replace("%", " %")
+    method = f"paired, {level} interval, bootstrap over windows"
     if not alike:
         return [f"All pairs of rows differ in perplexity ({method})."]
     return [f"Not distinguishable in perplexity ({method}): {'; '.join(alike)}."]
