@@ -418,6 +418,9 @@ pub enum Error {
         /// The formats it has types for, comma-separated.
         known: String,
     },
+    /// A projection beside an importance matrix, which it would not use.
+    #[error("a projection does not use importance: give one of the two")]
+    TwoRules,
     /// A configuration value that cannot be.
     #[error("the model's configuration is impossible: {key}: {reason}")]
     BadConfig {

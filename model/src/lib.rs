@@ -30,6 +30,7 @@ pub mod observe;
 pub mod quantize;
 mod requantize;
 pub mod rope;
+pub mod rounding;
 pub mod sample;
 pub mod source;
 pub mod speed;

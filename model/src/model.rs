@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use tritlab_kernels::{Format, Matrix, Packing, Panels, Scales, Weights};
+use tritlab_kernels::{Format, Matrix, Packing, Panels, Projection, Scales, Weights};
 
 use crate::config::Config;
 use crate::decoder::{Decoder, Layer};
@@ -13,7 +13,8 @@ use crate::gguf::Gguf;
 use crate::hugging_face::Folder;
 use crate::imatrix::Imatrix;
 use crate::linear::{InputNorm, Linear};
-use crate::requantize::requantize;
+use crate::requantize::{Rule, requantize};
+use crate::rounding::Rounding;
 use crate::source::{gather, halves};
 use crate::tensors::{File, Source, Stored, check_all_used, located, missing};
 use crate::tokenizer::Tokenizer;
@@ -80,6 +81,8 @@ pub struct Options {
     /// The order of the codes of I2_S tensors: I2_S (the default), I2_S_64 or I2_S_ROWS4. A file does not
     /// tell, and a wrong one gives a model that talks nonsense.
     pub i2_s: Packing,
+    /// What makes the linear layers ternary, where `format` is and has another rule of its own.
+    pub projection: Option<Projection>,
 }
 
 /// Called with (tensors done, tensors in all, name of the next); `false` cancels the load.
@@ -96,8 +99,8 @@ pub struct Model {
     tokenizer: Result<Tokenizer>,
     /// What became of each tensor.
     pub tensors: Vec<TensorReport>,
-    /// The format that was asked for.
-    pub format: Option<Format>,
+    /// The format that was asked for, and the rule.
+    pub rounding: Option<Rounding>,
     /// Windows that were scored already.
     pub(crate) runs: Runs,
 }
@@ -119,13 +122,17 @@ impl Model {
     /// As [`Self::load`]; an importance matrix says which columns matter where linear layers change their format.
     ///
     /// # Errors
-    /// As [`Self::load`]; an importance matrix that lacks a linear layer or has another width.
+    /// As [`Self::load`]; an importance matrix that lacks a linear layer or has another width, or beside a
+    /// projection.
     pub fn load_weighted(
         path: impl AsRef<Path>,
         options: Options,
         imatrix: Option<&Imatrix>,
         progress: &mut Progress<'_>,
     ) -> Result<Self> {
+        if options.projection.is_some() && imatrix.is_some() {
+            return Err(Error::TwoRules);
+        }
         let path = path.as_ref();
         let source = open(path, options.i2_s)?;
         let config = source.config()?;
@@ -152,7 +159,9 @@ impl Model {
             decoder,
             tokenizer,
             tensors,
-            format: options.format,
+            rounding: options
+                .format
+                .map(|format| Rounding { format, projection: options.projection }),
             runs: Runs::default(),
         })
     }
@@ -387,13 +396,19 @@ impl<'a> Loader<'a, '_> {
             Role::Linear => self.options.format,
             _ => self.options.head,
         };
+        let linear = role == Role::Linear;
+        let projection = self.options.projection.filter(|_| linear);
         let (m, rel_error) = match wanted {
-            Some(format) if format != m.format() => {
-                let importance = match (self.imatrix, role) {
-                    (Some(i), Role::Linear) => Some(i.importance(&tensor.name, m.cols())?),
-                    _ => None,
+            Some(format) if format != m.format() || projection.is_some() => {
+                let importance = match self.imatrix.filter(|_| linear) {
+                    Some(i) => Some(i.importance(&tensor.name, m.cols())?),
+                    None => None,
                 };
-                let (q, cost) = requantize(name, &m, format, importance.as_deref())?;
+                let rule = match projection {
+                    Some(projection) => Rule::Projected(projection),
+                    None => Rule::Own(importance.as_deref()),
+                };
+                let (q, cost) = requantize(name, &m, format, rule)?;
                 (q, cost.relative())
             }
             _ => (m, 0.0),

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use tritlab_kernels::{Format, Matrix, Packing, Weights};
+use tritlab_kernels::{Format, Matrix, Packing, Projection, Weights};
 
 use crate::convert::Contents;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo, TensorType, WriteError, Writer};
 use crate::imatrix::Imatrix;
-use crate::requantize::requantize;
+use crate::requantize::{Rule, requantize};
 use crate::source::{matrix, storable_types, type_of};
 use crate::tensors::File;
 
@@ -25,6 +25,8 @@ pub struct Recipe<'a> {
     pub i2_s: Packing,
     /// Which columns of the linear layers matter; `None`: all the same.
     pub imatrix: Option<&'a Imatrix>,
+    /// What makes the linear layers ternary, where `format` is and has another rule of its own.
+    pub projection: Option<Projection>,
 }
 
 impl Recipe<'_> {
@@ -36,6 +38,7 @@ impl Recipe<'_> {
             fallback: Fallback::Refuse,
             i2_s: Packing::default(),
             imatrix: None,
+            projection: None,
         }
     }
 }
@@ -172,7 +175,10 @@ pub fn quantize_gguf(
     progress: &mut dyn FnMut(usize, usize, &str) -> bool,
 ) -> Result<Summary> {
     let destination = destination.as_ref();
-    let Recipe { format, head, fallback, i2_s, imatrix } = *recipe;
+    let Recipe { format, head, fallback, i2_s, imatrix, projection } = *recipe;
+    if projection.is_some() && imatrix.is_some() {
+        return Err(Error::TwoRules);
+    }
     let to = if let Fallback::To(other) = fallback { Some(other) } else { None };
     for format in [Some(format), head, to].into_iter().flatten() {
         storable(format)?;
@@ -222,7 +228,8 @@ pub fn quantize_gguf(
             summary.fallbacks += 1;
             share(&mut summary.replaced, ty, info);
         }
-        let chosen = chosen.filter(|_| ty != info.tensor_type());
+        let projected = projection.is_some() && matches!(role(info), Role::Linear);
+        let chosen = chosen.filter(|_| ty != info.tensor_type() || projected);
         summary.quantized += usize::from(chosen.is_some());
         plan.push(chosen);
         writer.tensor(info.name(), ty, info.dims())?;
@@ -242,12 +249,17 @@ pub fn quantize_gguf(
             Some(format) => {
                 let m = origin.matrix(at)?;
                 debug_assert_eq!(m.rows() as u64, info.rows(), "a matrix of the whole tensor");
+                let linear = matches!(role(info), Role::Linear);
                 let importance = imatrix
-                    .filter(|_| matches!(role(info), Role::Linear))
+                    .filter(|_| linear)
                     .map(|i| i.importance(info.name(), m.cols()))
                     .transpose()?;
-                let (q, cost) = requantize(info.name(), &m, format, importance.as_deref())
-                    .map_err(|e| origin.blame(e))?;
+                let rule = match projection.filter(|_| linear) {
+                    Some(projection) => Rule::Projected(projection),
+                    None => Rule::Own(importance.as_deref()),
+                };
+                let (q, cost) =
+                    requantize(info.name(), &m, format, rule).map_err(|e| origin.blame(e))?;
                 error += cost.error;
                 norm += cost.norm;
                 out.write_all(q.bytes())?;

@@ -1,8 +1,9 @@
 //! A matrix in another format, and what that costs.
 
-use tritlab_kernels::{Format, Matrix, Scales, Weights, threads};
+use tritlab_kernels::{Format, Matrix, Projection, Scales, Weights, threads};
 
 use crate::error::{Error, Result};
+use crate::rounding::project;
 use crate::source::exact_ternary;
 
 /// What a change of format cost: sums of squares over the weights.
@@ -24,16 +25,25 @@ impl Cost {
 /// Weights that are decoded at once: a head in f32 is larger than the rest of a small model.
 const CHUNK: usize = 1 << 22;
 
-/// `m` in another format, its columns of some importance, and what that cost. Beside the two matrices this needs
-/// [`CHUNK`] weights in f32, or all of them where the format has one scale for all. Weights that are ternary stay
-/// as they are in another ternary format that can hold them: absmean would shrink their scale.
+/// How weights are rounded to a format.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rule<'a> {
+    /// As the format's own quantiser does, its columns of some importance.
+    Own(Option<&'a [f32]>),
+    /// By a projection.
+    Projected(Projection),
+}
+
+/// `m` in another format, and what that cost. Beside the two matrices this needs [`CHUNK`] weights in f32, or all
+/// of them where the format has one scale for all. Weights that are ternary stay as they are in another ternary
+/// format that can hold them: absmean would shrink their scale.
 pub(crate) fn requantize(
     name: &str,
     m: &Matrix<'_>,
     format: Format,
-    importance: Option<&[f32]>,
+    rule: Rule<'_>,
 ) -> Result<(Matrix<'static>, Cost)> {
-    requantize_by(name, m, format, importance, (CHUNK / m.cols().max(1)).max(1))
+    requantize_by(name, m, format, rule, (CHUNK / m.cols().max(1)).max(1))
 }
 
 /// [`requantize`], `chunk` rows at a time.
@@ -41,11 +51,16 @@ fn requantize_by(
     name: &str,
     m: &Matrix<'_>,
     format: Format,
-    importance: Option<&[f32]>,
+    rule: Rule<'_>,
     chunk: usize,
 ) -> Result<(Matrix<'static>, Cost)> {
     let (rows, cols) = (m.rows(), m.cols());
-    let at_once = if format.info().scales == Scales::Tensor { rows.max(1) } else { chunk };
+    let one_scale = match format.info().scales {
+        Scales::Tensor => true,
+        Scales::None => matches!(rule, Rule::Projected(_)),
+        Scales::Row | Scales::Block => false,
+    };
+    let at_once = if one_scale { rows.max(1) } else { chunk };
     let blame = |source| Error::Tensor { tensor: name.to_owned(), source };
     if let Some(same) = exact_ternary(format, m) {
         let mut cost = Cost::default();
@@ -64,8 +79,11 @@ fn requantize_by(
     for first in (0..rows).step_by(at_once) {
         let n = at_once.min(rows - first);
         decode(m, first, n, &mut w);
-        let q = Matrix::quantize_weighted(format, n, cols, &w, importance)
-            .map_err(|e| blame(after(e, first, cols)))?;
+        let q = match rule {
+            Rule::Own(importance) => Matrix::quantize_weighted(format, n, cols, &w, importance),
+            Rule::Projected(projection) => project(projection, format, (n, cols), &w),
+        };
+        let q = q.map_err(|e| blame(after(e, first, cols)))?;
         for start in (0..n).step_by(chunk) {
             decode(&q, start, chunk.min(n - start), &mut decoded);
             for (w, q) in w[start * cols..].iter().zip(&decoded) {
@@ -122,23 +140,25 @@ mod tests {
         let mut w = weights(rows, cols);
         let dense = |w: &[f32]| Matrix::quantize(Format::F32, rows, cols, w).unwrap();
         let m = dense(&w);
-        for &format in Format::ALL {
-            let (whole, cost) = requantize_by("w", &m, format, None, rows).unwrap();
+        let own = Rule::Own(None);
+        let projected = [Format::F16, Format::TERNARY, Format::TERNARY_ROW, Format::TQ2_0]
+            .map(|format| (format, Rule::Projected(Projection::Twn)));
+        for (format, rule) in Format::ALL.iter().map(|f| (*f, own)).chain(projected) {
+            let (whole, cost) = requantize_by("w", &m, format, rule, rows).unwrap();
             for chunk in [1, 5, 36] {
-                let (parts, other) = requantize_by("w", &m, format, None, chunk).unwrap();
-                assert_eq!(parts, whole, "{format} by {chunk}");
+                let (parts, other) = requantize_by("w", &m, format, rule, chunk).unwrap();
+                assert_eq!(parts, whole, "{format} by {chunk}, {rule:?}");
                 assert_eq!((other.error, other.norm), (cost.error, cost.norm), "{format}");
             }
         }
         w[20 * cols + 70] = 1e9;
         let m = dense(&w);
         for format in [Format::F16, Format::Q4_0, Format::Q4_K] {
-            let place =
-                |chunk| requantize_by("w", &m, format, None, chunk).unwrap_err().to_string();
+            let place = |chunk| requantize_by("w", &m, format, own, chunk).unwrap_err().to_string();
             assert_eq!(place(5), place(rows), "{format}");
         }
         let exact = Matrix::quantize(Format::TERNARY, rows, cols, &weights(rows, cols)).unwrap();
-        let (same, cost) = requantize_by("w", &exact, Format::TERNARY_B3, None, 5).unwrap();
+        let (same, cost) = requantize_by("w", &exact, Format::TERNARY_B3, own, 5).unwrap();
         assert_eq!(same.dequantize(), exact.dequantize());
         assert!(cost.error == 0.0 && cost.norm > 0.0);
     }

@@ -5,8 +5,10 @@ mod support;
 use std::path::Path;
 
 use support::{File, assert_bits, error, expected, load, load_as, path};
-use tritlab_kernels::{Error as KernelError, Format};
+use tritlab_kernels::{Error as KernelError, Format, Projection};
 use tritlab_model::gguf::{Gguf, Value};
+use tritlab_model::imatrix::Imatrix;
+use tritlab_model::model::Role;
 use tritlab_model::quantize::{Fallback, Recipe, Summary, quantize_gguf};
 use tritlab_model::source::type_of;
 use tritlab_model::{Error, Model, Options, Result};
@@ -94,6 +96,47 @@ fn the_head_has_a_format_of_its_own() {
     let direct = Model::load(path("llama"), options, &mut |_, _, _| true).unwrap();
     let ids = expected("llama").ids;
     assert_bits("head", &load(&to).unwrap().logits(&ids).unwrap(), &direct.logits(&ids).unwrap());
+}
+
+/// The rule that a projection names, in a file and in memory; and it is not mixed with importance.
+#[test]
+fn a_projection_makes_the_layers_ternary() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("out.gguf");
+    let ids = expected("llama").ids;
+    let progress = &mut |_: usize, _: usize, _: &str| true;
+    let twn = Some(Projection::Twn);
+    let recipe = Recipe { projection: twn, ..Recipe::new(Format::F32) };
+    let summary = quantize_gguf(path("llama"), &to, &recipe, progress).unwrap();
+    let made = load(&to).unwrap();
+    let error = |projection, format: Option<Format>| {
+        let options = Options { format, projection, ..Options::default() };
+        let model = Model::load(path("llama"), options, &mut |_, _, _| true).unwrap();
+        let linear = model.tensors.iter().filter(|t| t.role == Role::Linear);
+        let error = linear.clone().map(|t| t.rel_error).sum::<f64>() / linear.count() as f64;
+        (error, model)
+    };
+    let (by_twn, direct) = error(twn, Some(Format::F32));
+    assert_bits("twn", &made.logits(&ids).unwrap(), &direct.logits(&ids).unwrap());
+    assert_eq!(summary.quantized, 14, "two layers of seven");
+    assert_eq!(direct.rounding.unwrap().to_string(), "F32+twn");
+    let ternary = Some(Format::TERNARY_ROW);
+    let own = error(None, ternary).0;
+    let absmean = error(Some(Projection::Absmean), ternary).0;
+    let optimal = error(Some(Projection::Optimal), ternary).0;
+    assert_eq!(own, absmean, "absmean is that format's own rule");
+    assert!(optimal < by_twn && optimal < own, "{optimal} {by_twn} {own}");
+    // Codes that are not ternary, and both rules at once.
+    let q4 = Recipe { projection: twn, ..Recipe::new(Format::Q4_0) };
+    let error = quantize_gguf(path("llama"), &to, &q4, progress).unwrap_err().to_string();
+    assert!(error.contains("Q4_0") && error.contains("attn_q"), "{error}");
+    let imatrix = Imatrix::default();
+    let both = Recipe { imatrix: Some(&imatrix), ..recipe };
+    let error = quantize_gguf(path("llama"), &to, &both, progress).unwrap_err();
+    assert!(matches!(error, Error::TwoRules), "{error}");
+    let options = Options { format: ternary, projection: twn, ..Options::default() };
+    let error = Model::load_weighted(path("llama"), options, Some(&imatrix), progress).unwrap_err();
+    assert!(matches!(error, Error::TwoRules), "{error}");
 }
 
 /// Rows of 64, 96 and so on have no whole blocks of 256: each tensor has what the fallback says.

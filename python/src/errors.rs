@@ -84,7 +84,7 @@ impl IntoPy for ModelErr {
             E::Io { path, source } => os_error(path, source, text),
             E::NotAModel { .. } | E::MissingShard { .. } => PyFileNotFoundError::new_err(text),
             E::Kernel(error) | E::Tensor { source: error, .. } => kernel_class(error, text),
-            E::NotInGguf { .. } => FormatError::new_err(text),
+            E::NotInGguf { .. } | E::TwoRules => FormatError::new_err(text),
             E::MissingTokenizer { .. }
             | E::UnsupportedTokenizer { .. }
             | E::UnsupportedPreTokenizer { .. }

@@ -9,6 +9,7 @@ use tritlab_kernels::op::CacheType;
 use tritlab_model::gguf::{Gguf, Value};
 use tritlab_model::hugging_face::Folder;
 use tritlab_model::quantize::{self, Fallback, Recipe};
+use tritlab_model::rounding::Rounding;
 use tritlab_model::source::i2_s_order;
 use tritlab_model::tensors::Source;
 use tritlab_model::{Config, convert as converter};
@@ -19,7 +20,7 @@ use crate::imatrix::ImatrixOrPath;
 
 #[derive(IntoPyObject)]
 pub(crate) struct QuantizeReport {
-    format: &'static str,
+    format: String,
     tensors: usize,
     quantized: usize,
     fallbacks: usize,
@@ -47,6 +48,7 @@ impl From<quantize::TypeShare> for TypeShare {
 
 /// Write a GGUF file or a Hugging Face folder as GGUF, linear layers in `format`, atomically.
 ///
+/// `format` may name a projection too, "TQ2_0+optimal", as in `Model.load`.
 /// `head` is the format of the embedding and the output head; `None` leaves them as they are.
 /// `fallback` is the format of tensors whose rows do not fit, "llama.cpp" for the choices of
 /// llama-quantize; `None` makes them a `FormatError`. `replaced` says what it became, by type.
@@ -67,7 +69,7 @@ pub(crate) fn quantize_gguf(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<QuantizeReport> {
     let imatrix = imatrix.map(|i| i.get(py)).transpose()?;
-    let format = Format::from_name(format).or_raise()?;
+    let rounding: Rounding = format.parse().or_raise()?;
     let head = head.map(Format::from_name).transpose().or_raise()?;
     let fallback = match fallback {
         None => Fallback::Refuse,
@@ -75,7 +77,9 @@ pub(crate) fn quantize_gguf(
         Some(name) => Fallback::To(Format::from_name(name).or_raise()?),
     };
     let i2_s = i2_s_order(i2_s).or_raise()?;
-    let recipe = Recipe { format, head, fallback, i2_s, imatrix: imatrix.as_ref() };
+    let Rounding { format, projection } = rounding;
+    let imatrix = imatrix.as_ref();
+    let recipe = Recipe { format, head, fallback, i2_s, imatrix, projection };
     let mut progress = Progress::new(progress);
     let result = py.detach(|| {
         let mut step = |done, total, name: &str| progress.call(done, total, name);
@@ -83,7 +87,7 @@ pub(crate) fn quantize_gguf(
     });
     let summary = progress.finish(result.or_raise())?;
     Ok(QuantizeReport {
-        format: format.name(),
+        format: rounding.to_string(),
         tensors: summary.tensors,
         quantized: summary.quantized,
         fallbacks: summary.fallbacks,

@@ -1,6 +1,7 @@
 //! `tritlab.Model`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods};
@@ -9,6 +10,7 @@ use pyo3::types::{PyBool, PyDict, PyList, PyString, PyTuple};
 use tritlab_kernels::Format;
 use tritlab_model::capture::Captured;
 use tritlab_model::model::{Options, Role, TensorReport};
+use tritlab_model::rounding::Rounding;
 use tritlab_model::source::i2_s_order;
 use tritlab_model::{Error, eval, speed};
 
@@ -100,7 +102,8 @@ impl Model {
     /// `NotInstalledError` says how to install them.
     ///
     /// `format` re-quantises every linear layer of the blocks in memory; `None` keeps the file's
-    /// own types. `head` does the same for the embedding and the output head; `None` keeps the
+    /// own types. A ternary format may be followed by the projection that makes the weights ternary,
+    /// "TERNARY_G256+optimal": see `project`. `head` does the same for the embedding and the output head; `None` keeps the
     /// file's own types, whatever `format` is. `tensors()` shows what became of each tensor.
     /// `context` is the longest sequence that the other calls accept; it costs no memory here.
     /// `i2_s` is the order of the codes of I2_S tensors, which a file does not tell: "I2_S" (x86
@@ -122,12 +125,14 @@ impl Model {
     ) -> PyResult<Self> {
         let path = packaged(py, path)?;
         let imatrix = imatrix.map(|i| i.get(py)).transpose()?;
-        let format = format.map(Format::from_name).transpose().or_raise()?;
+        let rounding = format.map(Rounding::from_str).transpose().or_raise()?;
         let head = head.map(Format::from_name).transpose().or_raise()?;
         let i2_s = i2_s_order(i2_s).or_raise()?;
         let mut progress = Progress::new(progress);
         let result = py.detach(|| {
-            let options = Options { format, head, i2_s };
+            let format = rounding.map(|r| r.format);
+            let projection = rounding.and_then(|r| r.projection);
+            let options = Options { format, head, i2_s, projection };
             let mut step = |done, total, name: &str| progress.call(done, total, name);
             tritlab_model::Model::load_weighted(&path, options, imatrix.as_ref(), &mut step)
         });
@@ -185,8 +190,8 @@ impl Model {
 
     /// The format asked of `load`; `None` for the file's own types.
     #[getter]
-    fn format(&self) -> Option<&'static str> {
-        self.model.format.map(Format::name)
+    fn format(&self) -> Option<String> {
+        self.model.rounding.map(|r| r.to_string())
     }
 
     /// Bytes of all linear layers, without the head.
@@ -681,7 +686,7 @@ impl Model {
     fn __repr__(&self) -> String {
         let (architecture, name) = (self.architecture(), self.name());
         let millions = self.n_params() as f64 / 1e6;
-        let format = self.format().unwrap_or("the file's own types");
+        let format = self.format().unwrap_or_else(|| "the file's own types".to_owned());
         format!("<Model {architecture} {name:?}: {millions:.1} M weights, {format}>")
     }
 }

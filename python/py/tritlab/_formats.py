@@ -14,6 +14,7 @@ FILE = "file"
 """Name of the row whose weights stay as the file has them."""
 
 _FILE_NAMES = {"file", "as-shipped", "as shipped", "shipped"}
+PROJECTIONS = ("absmean", "absmax", "twn", "optimal", "sign", "centred_sign")
 _DENSE = {"F32", "F16", "BF16"}
 
 
@@ -33,19 +34,25 @@ def names() -> list[str]:
 
 
 def parse_format(name: str | None) -> str | None:
-    """Spell a format as the table does; `None` for the file's own types."""
+    """Spell a format as the table does; `None` for the file's own types.
+
+    "TQ2_0+optimal" is a ternary format and the projection that makes weights ternary.
+    """
     if name is None or name.lower() in _FILE_NAMES:
         return None
     known = names()
-    if name.upper() not in known:
+    format, plus, projection = name.partition("+")
+    if format.upper() not in known:
         raise FormatError(f"no format {name!r}; there are: {', '.join([*known, FILE])}")
-    return name.upper()
+    if plus and projection.lower() not in PROJECTIONS:
+        raise FormatError(f"no projection {projection!r}; there are: {', '.join(PROJECTIONS)}")
+    return format.upper() + plus + projection.lower()
 
 
 def describe(format: str | None, tensors: list[TensorInfo]) -> tuple[str, str]:
     """Name of the format of most linear weights, and the label of the row."""
     if format is not None:
-        return format, format
+        return format.partition("+")[0], format
     sizes: dict[str, int] = {}
     for tensor in tensors:
         if tensor["role"] == "linear":

@@ -321,7 +321,7 @@ def compare(
     order = [base, *wanted]
     also = []
     for label, other in (others or {}).items():
-        if label in names() or label.startswith(FILE):
+        if label.partition("+")[0] in names() or label.startswith(FILE):
             raise FormatError(f"a row of another model cannot be called {label!r}, as a format is")
         where, name = (other, None) if isinstance(other, (str, os.PathLike)) else other
         also.append((label, os.fspath(where), _models.resolve(where), parse_format(name)))

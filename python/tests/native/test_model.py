@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import tritlab as tl
-from tritlab import _types
+from tritlab import _native, _types
+from tritlab._formats import PROJECTIONS
 
 # The fixture's rows are shorter than a block of 256.
 FITTING = [info["name"] for info in tl.formats() if info["block"] <= 32]
@@ -247,3 +248,43 @@ def test_quantize_leaves_nothing_after_an_error(path, tmp_path):
     with pytest.raises(tl.TritlabError):
         tl._native.quantize_gguf(bad, tmp_path / "out.gguf", "Q8_0")
     assert list(tmp_path.iterdir()) == [bad]
+
+
+def test_a_format_with_a_projection(path, ids, tmp_path):
+    """Weights by another rule than the format's own: in memory, in a file, in a comparison."""
+
+    def error(name):
+        tensors = tl.Model.load(path, name).tensors()
+        return max(t["rel_error"] for t in tensors if t["role"] == "linear")
+
+    assert tl.Model.load(path, "ternary_g32+OPTIMAL").format == "TERNARY_G32+optimal"
+    assert error("TERNARY_G32+optimal") < error("TERNARY_G32") == error("TERNARY_G32+absmean")
+    report = _native.quantize_gguf(path, tmp_path / "q.gguf", "F32+optimal")
+    assert report["format"] == "F32+optimal"
+    wide = tl.Model.load(path, "F32+optimal").fingerprint(ids)
+    assert tl.Model.load(tmp_path / "q.gguf").fingerprint(ids) == wide
+    got = tl.compare(
+        path,
+        ["TERNARY_G32+optimal"],
+        ids,
+        context=32,
+        n_prompt=16,
+        n_gen=4,
+        repetitions=1,
+        progress=False,
+    )
+    row = got.rows[1]
+    assert (row.label, row.kind) == ("TERNARY_G32+optimal", "TERNARY_G32")
+    again = tl.Model.load(path, row.receipt["format"]).fingerprint(ids[:32])
+    assert again == row.receipt["results"]["fingerprint"]
+    for wrong, word in (("TQ2_0+best", "best"), ("Q9+twn", "Q9"), ("Q4_0+twn", "Q4_0")):
+        with pytest.raises(tl.errors.FormatError, match=word):
+            tl.Model.load(path, wrong)
+
+
+def test_every_projection_may_follow_a_format():
+    with pytest.raises(tl.errors.FormatError) as caught:
+        tl.project(np.ones((1, 4), np.float32), "best")
+    listed = str(caught.value).partition("there are")[2] or str(caught.value)
+    assert all(name in listed for name in PROJECTIONS)
+    assert listed.count(",") == len(PROJECTIONS) - 1
