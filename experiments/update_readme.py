@@ -1,10 +1,10 @@
 """Splices what the demo and the library's own tables say into README.md: nothing there is typed.
 
-Usage, after `make demo`:  .venv/bin/python experiments/update_readme.py
+Usage, after `make demo demo-smollm2`:  .venv/bin/python experiments/update_readme.py
 (`make readme` does both.)
 
-Text between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replaced; the demo's first figure is copied to
-experiments/figures/.
+Text between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replaced; the demos' first figures and the pair's loss
+curves go to experiments/figures/.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import tritlab as tl
 from tritlab._files import splice, write_atomic
+from tritlab.notebook import figure
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / "results" / "demo"
+DEMOS = ("demo", "demo-smollm2")
 KERNELS = ROOT / "benches" / "record" / "kernels.json"
 PEERS = ROOT / "benches" / "record" / "peers-smollm2-135m-instruct.q4_1.md"
 FIGURES = ROOT / "experiments" / "figures"
@@ -38,16 +40,26 @@ def formats_table() -> str:
     return "\n".join(rows)
 
 
+def loss_curves() -> bytes:
+    """How the pair was trained, as PNG."""
+    members = tl.pair.training()["members"]
+    logs = {name: pd.DataFrame(m["log"]).set_index("step") for name, m in members.items()}
+    made, (ax,) = figure.new()
+    figure.loss_curves(ax, {"full precision": logs["full"], "ternary": logs["ternary"]})
+    return figure.show(made).png()
+
+
 def main() -> None:
     """Replaces README.md, whole or not at all."""
-    table = DEMO / "results.md"
-    if not table.exists():
-        raise SystemExit("there are no results to show: run `make demo` first")
-    FIGURES.mkdir(exist_ok=True)
-    shutil.copyfile(DEMO / "quality.png", FIGURES / "demo-quality.png")
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    text = splice(text, "demo", table.read_text(encoding="utf-8"))
+    for name in DEMOS:
+        folder = ROOT / "results" / name
+        if not (folder / "results.md").exists():
+            raise SystemExit(f"there are no results to show: run `make {name}` first")
+        shutil.copyfile(folder / "quality.png", FIGURES / f"{name}-quality.png")
+        text = splice(text, name, (folder / "results.md").read_text(encoding="utf-8"))
+    write_atomic(FIGURES / "pair-loss.png", loss_curves())
     text = splice(text, "formats", formats_table())
     rows = PEERS.read_text(encoding="utf-8").splitlines()
     text = splice(text, "peers", "\n".join(row for row in rows if row.startswith("|")))

@@ -104,8 +104,17 @@ class LlamaCpp:
         self.feed(ids, 0)
         return list(self.c.llama_get_logits_ith(self.context, -1)[: self.n_vocab])
 
+    def tokens(self, text: str) -> list[int]:
+        """Token ids by llama.cpp's own tokenizer, for `pair.py`."""
+        raw = text.encode()
+        ids = (self.c.llama_token * (len(raw) + 1))()
+        vocab = self.c.llama_model_get_vocab(self.model)
+        count = self.c.llama_tokenize(vocab, raw, len(raw), ids, len(ids), True, False)
+        assert count >= 0, f"llama_tokenize returned {count}"
+        return list(ids[:count])
+
     def all_logits(self, ids: list[int]) -> list[list[float]]:
-        """A row after every token, for `quantized.py`."""
+        """A row after every token, for `quantized.py` and `pair.py`."""
         self.clear()
         self.feed(ids, 0, every=True)
         rows = range(len(ids))

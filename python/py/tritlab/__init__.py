@@ -14,6 +14,7 @@ tl.perplexity(m, text)
 tl.compare("model.gguf", ["F16", "Q8_0", "Q4_0", "TERNARY"], text)
 tl.convert("folder", "model.gguf")         # Hugging Face folder to GGUF, or back
 tl.verify("folder", "model.gguf")          # the same weights? or the first that differs
+full, ternary = tl.load_pair()             # two small models, one trained in ternary
 tl.testing.check_matmul(my_kernel, "Q4_0")  # is a kernel of yours right?
 """
 
@@ -49,9 +50,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from tritlab import testing
+    from tritlab import pair, testing
     from tritlab.comparison import compare, perplexity
     from tritlab.evaluation import collect_imatrix as imatrix
+    from tritlab.pair import load_pair
     from tritlab.verification import verify
 
 __all__ = [
@@ -73,8 +75,10 @@ __all__ = [
     "formats",
     "imatrix",
     "kernels",
+    "load_pair",
     "machine",
     "packings",
+    "pair",
     "perplexity",
     "project",
     "quantize",
@@ -157,8 +161,12 @@ def __getattr__(name: str) -> Any:
         from tritlab.verification import verify
 
         return verify
-    if name == "testing":
-        return importlib.import_module("tritlab.testing")
+    if name in ("pair", "testing"):
+        return importlib.import_module(f"tritlab.{name}")
+    if name == "load_pair":
+        from tritlab.pair import load_pair
+
+        return load_pair
     if name == "imatrix":
         from tritlab.evaluation import collect_imatrix
 

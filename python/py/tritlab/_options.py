@@ -11,13 +11,20 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help='A GGUF file, a Hugging Face folder, or a packaged model ("smollm2", "gemma3-270m").',
+        help="A GGUF file, a Hugging Face folder, or a packaged model (pair-full, pair-ternary, "
+        "smollm2, gemma3-270m).",
         show_default=False,
     ),
 ]
 TextOption = Annotated[
     Path,
-    typer.Option("--text", "-t", metavar="FILE", help="UTF-8 text to score.", show_default=False),
+    typer.Option(
+        "--text",
+        "-t",
+        metavar="FILE",
+        help="UTF-8 text to score, or one that is packaged (persuasion, addresses, alice).",
+        show_default=False,
+    ),
 ]
 FormatOption = Annotated[
     str,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from tritlab import pair
 from tritlab._native import EvaluationError, Imatrix, Model
 from tritlab.statistics import Quality, quality
 
@@ -46,7 +47,7 @@ class Corpus:
         if isinstance(text, str):
             raw = text.encode()
             return cls(None, hashlib.sha256(raw).hexdigest(), len(raw), text, None)
-        path = Path(text).expanduser()
+        path = find_text(text)
         raw = path.read_bytes()
         digest = hashlib.sha256(raw).hexdigest()
         try:
@@ -63,6 +64,12 @@ class Corpus:
             return self.ids
         assert self.text is not None
         return model.tokenize(self.text)
+
+
+def find_text(text: str | os.PathLike[str]) -> Path:
+    """Path of a text file, or of a packaged text where `text` is its name (see `pair.texts`)."""
+    path = Path(text).expanduser()
+    return path if path.exists() else pair.texts().get(str(path), path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tritlab import _models, _native
+from tritlab import _models, _native, pair
 from tritlab._files import model_files, sha256_model
 from tritlab.errors import ReceiptError
 from tritlab.evaluation import FINGERPRINT_TOKENS, Corpus, Measured, Slice, cut, digest, measure
@@ -235,7 +235,9 @@ def _text_path(item: dict[str, Any], given: Path | None, folder: Path | None) ->
     source: str | None = item["text"]["source"]
     if source is None:
         raise ReceiptError("the text of this receipt came from memory; say where it is with --text")
-    for candidate in (Path(source), *([folder / source] if folder else [])):
+    packaged = pair.texts().get(source)
+    here = [folder / source] if folder else []
+    for candidate in (Path(source), *here, *([packaged] if packaged else [])):
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(f"no text file {source}; say where it is with --text")

@@ -21,7 +21,13 @@ def test_there_are_notebooks_and_all_of_them_have_sources():
 
 
 @pytest.mark.notebooks
-@each
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(s, id=s.stem, marks=[pytest.mark.large] if build.is_large(s) else [])
+        for s in SOURCES
+    ],
+)
 def test_the_verdict_holds(source):
     entry = build.entry(source, build.run(source, timeout=120))
     assert entry.verdict

@@ -1,8 +1,8 @@
 """Notebooks from their sources: run, cleaned of what belongs to a machine, and listed.
 
 A source is a jupytext file in the py:percent format, `NN-question.py`. Its first cell is Markdown:
-the question as heading, then `**Claim.**` and `**How it could fail.**`. Its last cell gives a
-`tritlab.notebook.verdict`.
+the question as heading, then `**Claim.**` and `**How it could fail.**`; a paragraph `**Large.**`
+says what a notebook needs that tests do not have. Its last cell gives a `tritlab.notebook.verdict`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ class Entry:
 def sources(folder: Path) -> list[Path]:
     """Sources of notebooks in a folder, `NN-question.py`, in order."""
     return sorted(path for path in folder.glob("*.py") if re.match(r"\d\d-", path.name))
+
+
+def is_large(source: Path) -> bool:
+    """Whether the first cell says that it needs more than tests have."""
+    return any(p.startswith("**Large.**") for p in read(source).cells[0].source.split("\n\n"))
 
 
 def read(source: Path) -> Any:

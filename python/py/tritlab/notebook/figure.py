@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +141,31 @@ def legend(figure: Figure, formats: Sequence[str]) -> None:
             frameon=False,
             fontsize=8.5,
         )
+
+
+def loss_curves(ax: Axes, logs: Mapping[str, Any]) -> None:
+    """Draw the losses of trainings by name: frames with `loss` and `validation`, by step.
+
+    Thin lines are the training text, thick ones with marks are held-out text.
+    """
+    ends = []
+    for (name, log), colour, dash, shape in zip(logs.items(), COLOURS, DASHES, MARKS, strict=False):
+        ax.plot(log.index, log["loss"], color=colour, linewidth=0.6, alpha=0.6)
+        held_out = log["validation"].dropna()
+        ax.plot(
+            held_out.index,
+            held_out,
+            color=colour,
+            linestyle=dash,
+            marker=shape,
+            markersize=3.5,
+            label=f"{name}: {held_out.iloc[-1]:.3f} at the end",
+        )
+        ends.append(float(held_out.iloc[-1]))
+    lowest = min(float(log["loss"].min()) for log in logs.values())
+    ax.set_ylim(min(*ends, lowest) - 0.1, max(ends) + 1.5)
+    ax.set(xlabel="step", ylabel="loss, nats per token", title="held-out loss (thin: training)")
+    ax.legend(frameon=False)
 
 
 class Shown:

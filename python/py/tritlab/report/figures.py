@@ -51,6 +51,7 @@ _FAMILY = {
     "dense": ("o", "#1a1a1a", "floating point"),
     "block": ("s", "#2c7fb8", "integers in blocks"),
     "ternary": ("^", "#e6862a", "ternary, rounded after training"),
+    "other": ("*", "#009e73", "another model, ternary"),
 }
 
 _SIDE: dict[int, Literal["left", "center", "right"]] = {1: "left", 0: "center", -1: "right"}
@@ -158,7 +159,10 @@ def plot_kl(comparison: Comparison, ax: Axes | None = None) -> Axes:
     _log_or_linear(ax, values)
     for row in rows:
         _point(ax, row, row.kl.value, row.kl.error)
-    labels = [f"{row.label}\nsame top-1: {row.same_top.value:.0%}" for row in rows]
+    few = len(rows) < 7  # otherwise there is no room for a second line
+    labels = [
+        f"{row.label}\nsame top-1: {row.same_top.value:.0%}" if few else row.label for row in rows
+    ]
     _label(ax, [(row.bits_per_weight, v) for row, v in zip(rows, values, strict=True)], labels)
     return ax
 
@@ -287,6 +291,8 @@ def _axes(ax: Axes | None) -> Axes:
 
 
 def _family(row: Row) -> str:
+    if row.other and is_ternary(row.kind):
+        return "other"
     return "ternary" if is_ternary(row.kind) else "dense" if is_dense(row.kind) else "block"
 
 
@@ -297,7 +303,7 @@ def _point(ax: Axes, row: Row, y: float, error: float) -> None:
         y,
         yerr=error if np.isfinite(error) and error > 0 else None,
         marker=marker,
-        markersize=7 if marker != "^" else 8,
+        markersize={"^": 8, "*": 12}.get(marker, 7),
         color=colour,
         markeredgecolor=_INK,
         markeredgewidth=0.7,
