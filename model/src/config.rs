@@ -117,6 +117,10 @@ impl Config {
             Some(t) => t.rows() as usize,
             None => return Err(Error::MissingTensor { name: "token_embd.weight".to_owned() }),
         };
+        if let Some(stated) = count(gguf, &key("vocab_size"))?.filter(|n| *n != vocab) {
+            let reason = format!("it is {stated}, but token_embd.weight has {vocab} rows");
+            return Err(bad(&key("vocab_size"), reason));
+        }
         let bitnet = arch.starts_with("bitnet");
         let gemma = arch == "gemma3";
         let activation = match meta.optional::<String>(&key("hidden_activation"))?.as_deref() {
@@ -189,6 +193,7 @@ impl Config {
         limit("attention.head_count_kv", self.kv_heads, 4096)?;
         limit("attention.key_length", self.head_dim, 1 << 16)?;
         limit("vocab_size", self.vocab, 1 << 24)?;
+        limit("context_length", self.context, usize::MAX)?;
         if !self.heads.is_multiple_of(self.kv_heads) {
             let reason = format!(
                 "attention.head_count = {} is not a multiple of {}",
@@ -256,7 +261,7 @@ fn in_gguf_words(arch: &str, error: Error) -> Error {
 }
 
 /// An integer, or an array of equal integers (per-layer keys of uniform models).
-fn count(gguf: &Gguf, key: &str) -> Result<Option<usize>> {
+pub(crate) fn count(gguf: &Gguf, key: &str) -> Result<Option<usize>> {
     let Some(all) = gguf.metadata().optional::<Vec<usize>>(key)? else { return Ok(None) };
     match all.split_first() {
         None => Err(bad(key, "the array is empty".to_owned())),

@@ -27,7 +27,7 @@ pub enum Error {
     /// The file does not start with `GGUF`.
     #[error(
         "not a GGUF file: it starts with the bytes {found:02x?}, not 47 47 55 46 (\"GGUF\"); \
-         was the download complete, and is this not a Git LFS pointer?"
+         was the download complete?"
     )]
     BadMagic {
         /// The first bytes of the file, four at most.
@@ -254,6 +254,14 @@ pub enum Error {
         tensors: usize,
         /// One of them.
         first: String,
+    },
+    /// What a download left in place of the file.
+    #[error("it is {what}, not the file itself: {remedy}")]
+    StandIn {
+        /// "a Git LFS pointer" or a page.
+        what: &'static str,
+        /// How to get the file.
+        remedy: &'static str,
     },
     /// A file that is not JSON.
     #[error("it is not valid JSON: {reason}")]

@@ -33,6 +33,7 @@ pub use writer::{WriteError, Writer};
 use crate::{
     error::{Error, Result},
     mmap::Mmap,
+    stand_in,
 };
 use std::{
     collections::HashMap,
@@ -63,7 +64,9 @@ impl Gguf {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let map = Mmap::open(path)?;
-        Self::new(Some(path.to_owned()), Bytes::Mapped(map)).map_err(Error::in_file(path))
+        stand_in::refuse(&map)
+            .and_then(|()| Self::new(Some(path.to_owned()), Bytes::Mapped(map)))
+            .map_err(Error::in_file(path))
     }
 
     /// Reads a file that is in memory.

@@ -7,8 +7,10 @@
 mod bitlinear;
 mod config;
 mod damage;
+pub(crate) mod ids;
 pub(crate) mod keys;
 pub(crate) mod names;
+mod ropes;
 mod safetensors;
 
 use std::collections::HashSet;
@@ -25,7 +27,7 @@ use safetensors::{Entry, Tensors};
 use crate::bitlinear::{factor, from_codes, from_masters, unpack};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::tensors::{Source, Stored, assumed, dense, finite, fitting, located};
+use crate::tensors::{Assumed, Roles, Source, Stored, dense, finite, fitting, located};
 use crate::tokenizer::Tokenizer;
 
 /// A Hugging Face folder.
@@ -35,10 +37,11 @@ pub struct Folder {
     description: Description,
     tensors: Tensors,
     names: Names,
+    roles: Roles,
 }
 
 impl Folder {
-    /// Reads `config.json` and the headers of the weights.
+    /// Reads `config.json`, the ids of `generation_config.json` and the headers of the weights.
     ///
     /// # Errors
     /// [`Error::NotAModel`], [`Error::MissingShard`], and [`Error::InFile`] around whatever is wrong in a
@@ -52,9 +55,10 @@ impl Folder {
         }
         let json = std::fs::read(&file).map_err(Error::io(&file))?;
         let description = Description::parse(&json).map_err(Error::in_file(&file))?;
+        let roles = ids::roles(path, description.config.vocab)?;
         let tensors = Tensors::open(path)?;
         let names = Self::names(&description.config, &tensors);
-        let folder = Folder { path: path.to_owned(), description, tensors, names };
+        let folder = Folder { path: path.to_owned(), description, tensors, names, roles };
         folder.check_promises().map_err(|e| located(&folder, e))?;
         Ok(folder)
     }
@@ -227,21 +231,7 @@ impl Folder {
     /// A BitLinear layer's codes with their scale.
     fn codes(&self, tensor: &Stored, entry: &Entry) -> Result<Matrix<'static>> {
         let name = &tensor.own_name;
-        let scale_name = format!("{name}_scale");
-        let missing = || Error::MissingTensor { name: scale_name.clone() };
-        let scale = self.tensors.get(&scale_name).ok_or_else(missing)?;
-        let stored = Stored {
-            name: scale_name.clone(),
-            own_name: scale_name.clone(),
-            file_type: type_name(scale.dtype),
-            rows: scale.rows_cols().0,
-            cols: scale.rows_cols().1,
-        };
-        if (stored.rows, stored.cols) != (1, 1) {
-            let found = scale.shape.iter().map(|n| *n as u64).collect();
-            return Err(Error::ShapeMismatch { tensor: scale_name, expected: vec![1], found });
-        }
-        let value = self.vector(&stored)?[0];
+        let (scale_name, value) = self.scale(name)?;
         let factor = match &self.description.quantization {
             Some(q) if q.exact => value,
             q => factor(value, q.as_ref().is_some_and(|q| q.multiply)),
@@ -256,6 +246,26 @@ impl Folder {
             _ => from_codes(name, bytes, shape, factor),
         }
     }
+
+    /// The scale of the codes that the file calls `name`, as it is stored, with its name.
+    fn scale(&self, name: &str) -> Result<(String, f32)> {
+        let scale_name = format!("{name}_scale");
+        let missing = || Error::MissingTensor { name: scale_name.clone() };
+        let scale = self.tensors.get(&scale_name).ok_or_else(missing)?;
+        let stored = Stored {
+            name: scale_name.clone(),
+            own_name: scale_name.clone(),
+            file_type: type_name(scale.dtype),
+            rows: scale.rows_cols().0,
+            cols: scale.rows_cols().1,
+            shape: scale.shape.clone(),
+        };
+        if (stored.rows, stored.cols) != (1, 1) {
+            let found = scale.shape.iter().map(|n| *n as u64).collect();
+            return Err(Error::ShapeMismatch { tensor: scale_name, expected: vec![1], found });
+        }
+        Ok((scale_name, self.vector(&stored)?[0]))
+    }
 }
 
 impl Source for Folder {
@@ -267,6 +277,10 @@ impl Source for Folder {
         let tokenizer = Tokenizer::from_folder(&self.path)?;
         fitting(tokenizer, self.description.config.vocab)
             .map_err(Error::in_file(self.path.join("tokenizer.json")))
+    }
+
+    fn roles(&self) -> Result<Roles> {
+        Ok(self.roles.clone())
     }
 
     fn count(&self) -> usize {
@@ -300,7 +314,20 @@ impl Source for Folder {
             rows = rows.saturating_mul(4);
         }
         let (name, file_type) = (name.to_owned(), type_name(entry.dtype));
-        Some(Stored { name, own_name, file_type, rows, cols })
+        Some(Stored { name, own_name, file_type, rows, cols, shape: entry.shape.clone() })
+    }
+
+    fn shape_in_file(&self, tensor: &Stored, wanted: &[usize]) -> Vec<usize> {
+        let entry = self.tensors.get(&tensor.own_name);
+        match wanted {
+            [rows, cols]
+                if rows.is_multiple_of(4)
+                    && entry.is_some_and(|e| self.is_packed(&tensor.name, e)) =>
+            {
+                vec![rows / 4, *cols]
+            }
+            wanted => wanted.to_vec(),
+        }
     }
 
     fn matrix(&self, tensor: &Stored) -> Result<Matrix<'_>> {
@@ -330,9 +357,18 @@ impl Source for Folder {
         }
     }
 
-    fn assumed(&self) -> Option<String> {
+    fn assumed(&self) -> Vec<Assumed> {
         let d = &self.description;
-        assumed(d.assumed.iter().map(|(key, size)| (format!("{}{key}", d.prefix), *size)))
+        let key = |key: &str| format!("{}{key}", d.prefix);
+        let all = d.assumed.iter();
+        all.map(|(size, value)| Assumed { size: *size, key: key(size.word()), value: *value })
+            .collect()
+    }
+
+    fn name_of(&self, own_name: &str) -> Option<String> {
+        // A part of a fused tensor has the whole one's sizes.
+        let whole = own_name.split('[').next().unwrap_or(own_name);
+        names::all(self.description.config.layers).find(|name| self.names.own(name) == whole)
     }
 
     fn leftover(&self, used: &HashSet<String>) -> Option<String> {
@@ -365,6 +401,15 @@ fn type_name(dtype: Dtype) -> &'static str {
         Dtype::F16 => "F16",
         Dtype::BF16 => "BF16",
         Dtype::F64 => "F64",
+        Dtype::F8_E4M3 => "F8_E4M3",
+        Dtype::F8_E5M2 => "F8_E5M2",
+        Dtype::F8_E8M0 => "F8_E8M0",
+        Dtype::F8_E4M3FNUZ => "F8_E4M3FNUZ",
+        Dtype::F8_E5M2FNUZ => "F8_E5M2FNUZ",
+        Dtype::F6_E2M3 => "F6_E2M3",
+        Dtype::F6_E3M2 => "F6_E3M2",
+        Dtype::F4 => "F4",
+        Dtype::C64 => "C64",
         Dtype::U8 => "U8",
         Dtype::I8 => "I8",
         Dtype::I16 => "I16",

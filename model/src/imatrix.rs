@@ -7,7 +7,7 @@
 //! squares, and `NAME.counts`, F32 `[1][1]`, the number of tokens summed over.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::eval::windows;
@@ -25,7 +25,7 @@ pub struct Sums {
 }
 
 /// An importance matrix for every linear layer of a model.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Imatrix {
     /// By the name of the weight: `blk.0.attn_q.weight`.
     pub sums: BTreeMap<String, Sums>,
@@ -35,10 +35,28 @@ pub struct Imatrix {
     pub chunks: u32,
     /// Tokens per window.
     pub chunk_size: u32,
+    /// The file it was read from, which messages name.
+    path: Option<PathBuf>,
+}
+
+/// The same numbers of the same texts, wherever they are from.
+impl PartialEq for Imatrix {
+    fn eq(&self, other: &Self) -> bool {
+        let about = |i: &Self| (i.chunks, i.chunk_size);
+        about(self) == about(other) && self.datasets == other.datasets && self.sums == other.sums
+    }
 }
 
 fn bad(reason: impl Into<String>) -> Error {
     Error::Imatrix { reason: reason.into() }
+}
+
+/// The error of an importance matrix with its file, which is not the model's.
+fn in_file(path: &Path, error: Error) -> Error {
+    match error {
+        Error::Imatrix { .. } => Error::InFile { path: path.to_owned(), source: Box::new(error) },
+        error => Error::in_file(path)(error),
+    }
 }
 
 impl Imatrix {
@@ -77,7 +95,8 @@ impl Imatrix {
         }
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let (chunks, chunk_size) = (small(n), small(context));
-        Ok(Imatrix { sums, datasets: vec![dataset.to_owned()], chunks, chunk_size })
+        let datasets = vec![dataset.to_owned()];
+        Ok(Imatrix { sums, datasets, chunks, chunk_size, path: None })
     }
 
     /// Reads a file.
@@ -85,6 +104,11 @@ impl Imatrix {
     /// # Errors
     /// A file that is not GGUF or holds something else; numbers that cannot be.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        Self::of_file(path).map_err(|e| in_file(path, e))
+    }
+
+    fn of_file(path: &Path) -> Result<Self> {
         let gguf = Gguf::open(path)?;
         let meta = gguf.metadata();
         let kind: String = meta.optional("general.type")?.unwrap_or_default();
@@ -126,6 +150,7 @@ impl Imatrix {
                 .unwrap_or_default(),
             chunks: meta.optional("imatrix.chunk_count")?.unwrap_or(0),
             chunk_size: meta.optional("imatrix.chunk_size")?.unwrap_or(0),
+            path: Some(path.to_owned()),
         })
     }
 
@@ -162,6 +187,10 @@ impl Imatrix {
     /// [`Error::Imatrix`] if it is not there, or has another number of columns.
     pub fn importance(&self, name: &str, columns: usize) -> Result<Vec<f32>> {
         let name = name.split('[').next().unwrap_or(name);
+        let bad = |reason: String| match &self.path {
+            Some(path) => in_file(path, bad(reason)),
+            None => bad(reason),
+        };
         let sums = self
             .sums
             .get(name)

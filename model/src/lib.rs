@@ -34,6 +34,7 @@ pub mod rounding;
 pub mod sample;
 pub mod source;
 pub mod speed;
+mod stand_in;
 pub mod stop;
 pub mod tensors;
 pub mod tokenizer;

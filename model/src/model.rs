@@ -136,6 +136,7 @@ impl Model {
         let path = path.as_ref();
         let source = open(path, options.i2_s)?;
         let config = source.config()?;
+        source.roles()?;
         // The backend is chosen (and checks itself) now, so that a forced one that the CPU lacks is
         // reported before the work.
         tritlab_kernels::backend::current()?;
@@ -272,19 +273,20 @@ impl<'a> Loader<'a, '_> {
         })
     }
 
-    /// The tensor, its shape checked.
-    fn find(&mut self, name: &str, rows: usize, cols: usize) -> Result<Stored> {
+    /// The tensor, its shape (columns last) checked.
+    fn find(&mut self, name: &str, shape: &[usize]) -> Result<Stored> {
         let tensor = self.source.find(name).ok_or_else(|| missing(self.source, name))?;
         self.used.insert(tensor.own_name.clone());
-        let (expected, found) = ([rows, cols], [tensor.rows, tensor.cols]);
-        if found != expected {
-            return Err(Error::ShapeMismatch {
+        let expected = self.source.shape_in_file(&tensor, shape);
+        let in_file = |shape: &[usize]| shape.iter().map(|n| *n as u64).collect();
+        match tensor.shape == expected {
+            true => Ok(tensor),
+            false => Err(Error::ShapeMismatch {
+                expected: in_file(&expected),
+                found: in_file(&tensor.shape),
                 tensor: tensor.own_name,
-                expected: expected.map(|n| n as u64).to_vec(),
-                found: found.map(|n| n as u64).to_vec(),
-            });
+            }),
         }
-        Ok(tensor)
     }
 
     /// A norm that a family `needs`, and another may have.
@@ -307,7 +309,7 @@ impl<'a> Loader<'a, '_> {
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let tensor = self.find(name, 1, len)?;
+        let tensor = self.find(name, &[len])?;
         let x = self.source.vector(&tensor)?;
         self.tensors.push(TensorReport {
             name: tensor.own_name,
@@ -332,7 +334,7 @@ impl<'a> Loader<'a, '_> {
     fn linear(&mut self, name: &str, rows: usize, cols: usize, role: Role) -> Result<Linear> {
         let weight = format!("{name}.weight");
         self.step(&self.source.own_name(&weight))?;
-        let tensor = self.find(&weight, rows, cols)?;
+        let tensor = self.find(&weight, &[rows, cols])?;
         let m = self.source.matrix(&tensor)?;
         let order = || halves(rows, self.config.head_dim, self.config.rope.dims);
         let reorder =
@@ -371,7 +373,7 @@ impl<'a> Loader<'a, '_> {
         let weight = format!("{name}.weight");
         self.step(&self.source.own_name(&weight))?;
         let total = rows.iter().sum();
-        let tensor = self.find(&weight, total, cols)?;
+        let tensor = self.find(&weight, &[total, cols])?;
         let m = self.source.matrix(&tensor)?;
         let scale = self.scale(name)?;
         let (m, scale) = fold(m, scale)?;

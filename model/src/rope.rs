@@ -92,6 +92,9 @@ impl Rope {
             }
         }
         match self.scaling {
+            Scaling::Long { original: 0, .. } => {
+                Err(bad("rope.scaling.original_context_length", "it is 0".to_owned()))
+            }
             Scaling::Linear(f) if !(f.is_finite() && f > 0.0) => {
                 Err(bad("rope.scaling.factor", format!("{f} is not positive")))
             }

@@ -5,10 +5,14 @@
 //! ternary bytes are a ternary matrix. What only the file's own names can say (which tensor is missing or
 //! of no use) is said in those.
 
+mod sizes;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use tritlab_kernels::{Format, Matrix, Packing};
+
+pub use sizes::{Assumed, Size};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -30,6 +34,8 @@ pub struct Stored {
     pub rows: usize,
     /// Columns (inputs) of weights.
     pub cols: usize,
+    /// Its shape in the file, columns last: what a message calls it by.
+    pub shape: Vec<usize>,
 }
 
 /// The tensors of a model.
@@ -46,6 +52,12 @@ pub trait Source {
     /// There is none, or it cannot be used.
     fn tokenizer(&self) -> Result<Tokenizer>;
 
+    /// The ids with a role that are stated beside the tokenizer, or without one.
+    ///
+    /// # Errors
+    /// Ids that are none, or that have no row in the embedding.
+    fn roles(&self) -> Result<Roles>;
+
     /// Tensors in the file.
     fn count(&self) -> usize;
 
@@ -57,6 +69,9 @@ pub trait Source {
 
     /// The tensor that GGUF calls `name`.
     fn find(&self, name: &str) -> Option<Stored>;
+
+    /// The shape in the file that weights of the shape `wanted`, columns last, would have in place of `tensor`.
+    fn shape_in_file(&self, tensor: &Stored, wanted: &[usize]) -> Vec<usize>;
 
     /// The tensor as a matrix, over the file's own bytes where it can be. Where a linear layer is BitLinear,
     /// this is its ternary matrix.
@@ -77,7 +92,10 @@ pub trait Source {
 
     /// Sizes that the configuration does not state, though a tensor may contradict what was taken instead: for
     /// messages.
-    fn assumed(&self) -> Option<String>;
+    fn assumed(&self) -> Vec<Assumed>;
+
+    /// GGUF's name for a tensor, from the file's own.
+    fn name_of(&self, own_name: &str) -> Option<String>;
 
     /// A tensor of the file that is not in `used` (names of the file) and that the model should not do
     /// without.
@@ -85,6 +103,17 @@ pub trait Source {
 
     /// Says that the tensor's bytes will not be read soon: the memory that caches them may go.
     fn release(&self, tensor: &Stored);
+}
+
+/// Token ids with a role.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// The one that begins a text.
+    pub bos: Option<u32>,
+    /// Those that end a text or a turn, the first of them first.
+    pub ends: Vec<u32>,
+    /// Padding.
+    pub pad: Option<u32>,
 }
 
 /// A GGUF file with what it does not say itself.
@@ -96,6 +125,13 @@ pub struct File {
     pub i2_s: Packing,
 }
 
+impl File {
+    /// Rows of the embedding.
+    fn vocab(&self) -> usize {
+        self.gguf.tensor("token_embd.weight").map_or(0, |t| t.rows() as usize)
+    }
+}
+
 impl Source for File {
     fn config(&self) -> Result<Config> {
         Config::from_gguf(&self.gguf)
@@ -103,8 +139,11 @@ impl Source for File {
 
     fn tokenizer(&self) -> Result<Tokenizer> {
         let tokenizer = Tokenizer::from_gguf(&self.gguf)?;
-        let vocab = self.gguf.tensor("token_embd.weight").map_or(0, |t| t.rows() as usize);
-        fitting(tokenizer, vocab).map_err(self.gguf.blame())
+        fitting(tokenizer, self.vocab()).map_err(self.gguf.blame())
+    }
+
+    fn roles(&self) -> Result<Roles> {
+        crate::tokenizer::roles(self.gguf.metadata(), self.vocab()).map_err(self.gguf.blame())
     }
 
     fn count(&self) -> usize {
@@ -126,7 +165,12 @@ impl Source for File {
             file_type: info.tensor_type().name(),
             rows: info.rows() as usize,
             cols: info.cols() as usize,
+            shape: squeezed(info.dims().iter().rev().map(|n| *n as usize)),
         })
+    }
+
+    fn shape_in_file(&self, _: &Stored, wanted: &[usize]) -> Vec<usize> {
+        squeezed(wanted.iter().copied())
     }
 
     fn matrix(&self, tensor: &Stored) -> Result<Matrix<'_>> {
@@ -146,16 +190,16 @@ impl Source for File {
         self.gguf.path().unwrap_or(Path::new("")).to_owned()
     }
 
-    fn assumed(&self) -> Option<String> {
-        let config = self.config().ok()?;
-        let sizes = [
-            ("attention.head_count_kv", config.kv_heads),
-            ("attention.key_length", config.head_dim),
-        ];
-        let key = |name: &str| format!("{}.{name}", config.architecture);
-        let absent = sizes.map(|(name, size)| (key(name), size));
-        let absent = absent.into_iter().filter(|(key, _)| self.gguf.metadata().get(key).is_none());
-        assumed(absent)
+    fn assumed(&self) -> Vec<Assumed> {
+        let Ok(config) = self.config() else { return Vec::new() };
+        let sizes = [(Size::KvHeads, config.kv_heads), (Size::HeadDim, config.head_dim)];
+        let key = |size: Size| format!("{}.{}", config.architecture, size.key());
+        let all = sizes.into_iter().map(|(size, value)| Assumed { size, key: key(size), value });
+        all.filter(|a| self.gguf.metadata().get(&a.key).is_none()).collect()
+    }
+
+    fn name_of(&self, own_name: &str) -> Option<String> {
+        Some(own_name.to_owned())
     }
 
     fn leftover(&self, used: &HashSet<String>) -> Option<String> {
@@ -171,6 +215,12 @@ impl Source for File {
             self.gguf.release_data(info);
         }
     }
+}
+
+/// A shape without leading ones, which ggml does not tell from none.
+fn squeezed(shape: impl Iterator<Item = usize>) -> Vec<usize> {
+    let shape: Vec<usize> = shape.skip_while(|n| *n == 1).collect();
+    if shape.is_empty() { vec![1] } else { shape }
 }
 
 /// The one token that published models have and no row for: text models of Gemma 3 share the tokenizer of those
@@ -196,23 +246,26 @@ pub(crate) fn fitting(tokenizer: Tokenizer, vocab: usize) -> Result<Tokenizer> {
 /// Says in which of the source's files something is wrong, and what was assumed about it.
 pub(crate) fn located(source: &dyn Source, error: Error) -> Error {
     let file = source.file(error.tensor());
-    let assumed = match &error {
-        Error::MissingTensor { .. } | Error::ShapeMismatch { .. } | Error::UnusedTensor { .. } => {
-            source.assumed()
+    let name = error.tensor().and_then(|own| source.name_of(own));
+    let deciding = sizes::deciding(&error, name.as_deref());
+    let error = match deciding.is_empty() {
+        true => error,
+        false => {
+            let absent = source.assumed().into_iter().filter(|a| deciding.contains(&a.size));
+            assuming(error, absent.map(|a| (a.key, a.value)))
         }
-        _ => None,
-    };
-    let error = match assumed {
-        Some(assumed) => Error::Assumed { source: Box::new(error), assumed },
-        None => error,
     };
     Error::in_file(file)(error)
 }
 
-/// Words for keys that are absent and what was taken instead.
-pub(crate) fn assumed(absent: impl Iterator<Item = (String, usize)>) -> Option<String> {
+/// The error with the keys that are absent and what was taken instead, if there are any.
+pub(crate) fn assuming(error: Error, absent: impl Iterator<Item = (String, usize)>) -> Error {
     let all: Vec<_> = absent.map(|(key, size)| format!("`{key}` = {size}")).collect();
-    (!all.is_empty()).then(|| format!("the configuration does not state {}", all.join(", ")))
+    if all.is_empty() {
+        return error;
+    }
+    let assumed = format!("the configuration does not state {}", all.join(", "));
+    Error::Assumed { source: Box::new(error), assumed }
 }
 
 /// Refuses a tensor that the model does without (biases of norms, gates of experts, an adapter): it would change

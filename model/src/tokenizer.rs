@@ -34,6 +34,7 @@ mod spm;
 mod stream;
 mod vocabulary;
 
+pub(crate) use from_gguf::roles;
 pub(crate) use split::{PreTokenizer, pre_tokenizers};
 pub use stream::DecodeStream;
 pub(crate) use stream::State as DecodeState;

@@ -241,3 +241,63 @@ fn what_cannot_be_is_named() {
         assert!(matches!(e, Error::BadJson { .. }), "{text}: {e}");
     }
 }
+
+/// Keys of RoPE that are misspelt, missing, or in the wrong place turn a model by other angles: none is ignored.
+#[test]
+fn keys_of_rope_that_are_not_known() {
+    let refused = |json: &Value, key: &str, words: &[&str]| match refused(json) {
+        Error::BadConfig { key: found, reason } => {
+            assert_eq!(found, key, "{reason}");
+            for word in words {
+                assert!(reason.contains(word), "{word} is not in: {reason}");
+            }
+        }
+        e => panic!("{key}: {e}"),
+    };
+    let scaling = |fixture: &str, value: Value| with(read(fixture), "rope_scaling", value);
+    let types = "default, linear, llama3 and longrope";
+    // Without a type.
+    let json = scaling("llama", json!({"factor": 8.0}));
+    refused(&json, "rope_scaling.rope_type", &["missing", "`factor`", types]);
+    let json = scaling("llama", json!({"rope_typ": "linear", "factor": 8.0}));
+    refused(&json, "rope_scaling.rope_typ", &["rope_type, type"]);
+    let mut long = read("phi3-long");
+    long["rope_scaling"].as_object_mut().unwrap().remove("type");
+    refused(&long, "rope_scaling.rope_type", &["_factor`", types]);
+    // With one, and a key that is none.
+    let json = scaling("gemma3", json!({"rope_type": "linear", "factor": 8.0, "faktor": 2}));
+    refused(&json, "rope_scaling.faktor", &["attention_factor"]);
+    // One set of parameters is not one per type of layer.
+    let nested = json!({"full_attention": {"rope_type": "default"}, "sliding_attention": {}});
+    for fixture in ["llama", "qwen3", "phi3-short", "bitnet-online"] {
+        let json = without(with(read(fixture), "rope_parameters", nested.clone()), "rope_theta");
+        refused(&json, "rope_parameters.full_attention", &["one set of parameters", "gemma3_text"]);
+    }
+    let both = ["full_attention", "sliding_attention"];
+    for flat in ["rope_type", "rope_theta", "fulll_attention", "global"] {
+        let json = with(read("gemma3"), "rope_parameters", json!({flat: {"rope_theta": 1e6}}));
+        refused(&json, &format!("rope_parameters.{flat}"), &both);
+    }
+    let json = scaling("gemma3", nested.clone());
+    refused(&json, "rope_scaling.full_attention", &["rope_parameters"]);
+    let json = with(
+        read("gemma3"),
+        "rope_parameters",
+        json!({"sliding_attention": {"factor": 8.0}, "full_attention": {"rope_type": "default"}}),
+    );
+    refused(&json, "rope_parameters.sliding_attention.rope_type", &["`factor`", types]);
+
+    // What says nothing is no scaling.
+    let plain = config(&scaling("llama", Value::Null));
+    assert_eq!(plain.rope.scaling, Scaling::None);
+    for none in [json!({}), json!({"rope_type": "default"}), json!({"type": "default"})] {
+        assert_eq!(config(&scaling("llama", none.clone())), plain, "{none}");
+        let v5 = with(scaling("llama", Value::Null), "rope_parameters", none.clone());
+        assert_eq!(config(&v5), plain, "{none}");
+    }
+    let gemma = config(&scaling("gemma3", Value::Null));
+    for none in [json!({}), json!({"full_attention": null}), nested] {
+        let v5 = with(scaling("gemma3", Value::Null), "rope_parameters", none.clone());
+        assert_eq!(config(&v5), gemma, "{none}");
+    }
+}

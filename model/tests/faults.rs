@@ -7,10 +7,10 @@ use std::path::Path;
 
 use safetensors::Dtype;
 use serde_json::{Value as Json, json};
-use support::edit::Edit;
-use support::{FIXTURES, FOLDERS, File, folder, load};
-use tritlab_model::gguf::{Array, TensorType, Value};
-use tritlab_model::{Model, Result};
+use support::edit::{Edit, refused_in};
+use support::{FIXTURES, FOLDERS, File, error, folder, load, whole_error};
+use tritlab_model::gguf::{Array, Gguf, TensorType, Value};
+use tritlab_model::{Error, Model, Result};
 
 /// Fails unless the message has the file and one of the names; returns whether the model was refused.
 #[track_caller]
@@ -31,11 +31,10 @@ fn last(key: &str) -> &str {
 // ---- GGUF ----
 
 /// Keys that a model is not made of.
-const UNREAD: [&str; 5] = [
+const UNREAD: [&str; 4] = [
     "general.file_type",
     "general.quantization_version",
     "general.type",
-    "vocab_size",
     "tokenizer.ggml.model", // of the tokenizer, which a model can be without
 ];
 
@@ -129,10 +128,8 @@ fn tensors_of_files() {
 // ---- folders ----
 
 /// Keys that the classes have and no model is made of.
-const IGNORED: [&str; 7] = [
+const IGNORED: [&str; 5] = [
     "architectures[0]",
-    "bos_token_id",
-    "pad_token_id",
     "max_window_layers", // of windows that are not used
     "attn_implementation",
     "torch_dtype",
@@ -262,5 +259,327 @@ fn descriptions_of_tensors_in_folders() {
         std::fs::write(&file, out).unwrap();
         let result = load(whole.path());
         assert!(named(&format!("{key} {value}"), &result, &file, &[name]), "{key} {value}");
+    }
+}
+
+// ---- what is found, as it stands in the file ----
+
+/// The two shapes, and the whole message.
+#[track_caller]
+fn shapes(result: Result<Model>) -> ([Vec<u64>; 2], String) {
+    let e = whole_error(result);
+    let text = e.to_string();
+    match error::<()>(Err(e)) {
+        Error::ShapeMismatch { expected, found, .. } => ([expected, found], text),
+        e => panic!("{e}"),
+    }
+}
+
+#[test]
+fn shapes_are_those_of_the_file() {
+    // Four rows of codes in one of bytes.
+    let name = "model.layers.0.self_attn.q_proj.weight";
+    let packed = Edit::of("bitnet-packed-multiply").change(name, |t| {
+        assert_eq!(t.shape, [64, 256]);
+        t.shape[0] = 63;
+        t.data.truncate(63 * 256);
+    });
+    let (found, text) = shapes(packed.load());
+    assert_eq!(found, [vec![64, 256], vec![63, 256]], "{text}");
+
+    // One dimension and three where there should be two, with as many elements.
+    let name = "model.layers.1.self_attn.q_proj.weight";
+    for shape in [vec![128 * 96], vec![1, 128, 96], vec![128, 96, 1]] {
+        let edit = Edit::of("llama").change(name, |t| t.shape = shape.clone());
+        let (found, text) = shapes(edit.load());
+        let shape: Vec<u64> = shape.iter().map(|n| *n as u64).collect();
+        assert_eq!(found, [vec![128, 96], shape], "{text}");
+    }
+    let norm = "model.layers.1.input_layernorm.weight";
+    let (found, _) = shapes(Edit::of("llama").change(norm, |t| t.shape = vec![1, 96]).load());
+    assert_eq!(found, [vec![96], vec![1, 96]]);
+
+    // GGUF writes the columns first, and knows no leading ones.
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("model.gguf");
+    let of = |dims: &[u64]| {
+        let file = File::of("llama").change("blk.0.ffn_up.weight", |t| t.dims = dims.to_vec());
+        std::fs::write(&path, file.bytes()).unwrap();
+        load(&path)
+    };
+    of(&[96, 160, 1]).unwrap();
+    for (dims, said) in [
+        (&[96, 10, 16][..], vec![16, 10, 96]),
+        (&[160, 96], vec![96, 160]),
+        (&[96 * 160], vec![96 * 160]),
+    ] {
+        let (found, text) = shapes(of(dims));
+        assert_eq!(found, [vec![160, 96], said], "{text}");
+    }
+}
+
+#[test]
+fn assumed_sizes_are_those_that_matter() {
+    let less = |name: &str, edit: Edit, axis: usize| {
+        let edit = edit.change(name, |t| {
+            let size = t.data.len() / t.shape.iter().product::<usize>();
+            t.shape[axis] -= 1;
+            t.data.truncate(t.shape.iter().product::<usize>() * size);
+        });
+        shapes(edit.load()).1
+    };
+    let (q, up) = ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight");
+    let bare = || Edit::of("bitnet-online"); // it states everything but head_dim
+    assert!(less(q, bare(), 0).contains("`head_dim` = 64"));
+    for (name, axis) in [(q, 1), (up, 0), (up, 1)] {
+        let text = less(name, bare(), axis);
+        assert!(!text.contains("does not state"), "{name}, axis {axis}: {text}");
+    }
+    let whole = whole_error(bare().without(up).load()).to_string();
+    assert!(!whole.contains("does not state"), "{whole}");
+}
+
+#[test]
+fn element_types_have_their_names() {
+    let name = "model.layers.0.mlp.up_proj.weight";
+    for (dtype, said, bits) in [
+        (Dtype::F8_E4M3, "F8_E4M3", 8),
+        (Dtype::F8_E5M2, "F8_E5M2", 8),
+        (Dtype::F8_E8M0, "F8_E8M0", 8),
+        (Dtype::F4, "F4", 4),
+        (Dtype::C64, "C64", 64),
+        (Dtype::BOOL, "BOOL", 8),
+    ] {
+        let edit = Edit::of("llama").change(name, |t| {
+            t.dtype = dtype;
+            t.data = vec![0; t.shape.iter().product::<usize>() * bits / 8];
+        });
+        match edit.refused("model.safetensors") {
+            Error::UnsupportedTensorType { found, .. } => assert_eq!(found, said),
+            e => panic!("{said}: {e}"),
+        }
+    }
+}
+
+// ---- ids with a role ----
+
+/// They are read where a model is loaded, with a tokenizer or without.
+#[test]
+fn ids_of_folders() {
+    for key in ["eos_token_id", "bos_token_id", "pad_token_id"] {
+        for value in [json!("x"), json!(-2), json!(1.5), json!({}), json!(128), json!(1u64 << 40)] {
+            let edit = Edit::of("llama").set(key, value.clone()).write();
+            let e = refused_in(edit.path(), "config.json");
+            assert!(e.to_string().contains(key), "{value}: {e}");
+            let edit = Edit::of("llama").write();
+            let file = "generation_config.json";
+            std::fs::write(edit.file(file), json!({key: value}).to_string()).unwrap();
+            let e = refused_in(edit.path(), file);
+            assert!(e.to_string().contains(key), "{value}: {e}");
+        }
+    }
+    let edit = Edit::of("llama").write();
+    let file = edit.file("generation_config.json");
+    for text in ["", "{", "[]", "null", "{\"eos_token_id\": 2"] {
+        std::fs::write(&file, text).unwrap();
+        let e = refused_in(edit.path(), "generation_config.json");
+        assert!(matches!(e, Error::BadJson { .. }), "{text}: {e}");
+    }
+    // What files have that mean no padding.
+    for id in [json!(-1), json!(null)] {
+        std::fs::write(&file, json!({"pad_token_id": id}).to_string()).unwrap();
+        load(edit.path()).unwrap();
+    }
+}
+
+#[test]
+fn ids_of_files() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("model.gguf");
+    let with = |key: &str, value: Value<'static>| {
+        std::fs::write(&path, File::of("llama").set(key, value).bytes()).unwrap();
+        load(&path)
+    };
+    for role in ["bos", "eos", "eot", "eom", "padding"] {
+        let key = &format!("tokenizer.ggml.{role}_token_id");
+        for value in [Value::from("x"), Value::F32(1.0), Value::U32(128), Value::I64(-2)] {
+            let what = format!("{key} = {value}");
+            assert!(named(&what, &with(key, value), &path, &[key]), "{what} was taken");
+        }
+        with(key, Value::U16(127)).unwrap();
+    }
+    for none in [Value::I32(-1), Value::U32(u32::MAX)] {
+        with("tokenizer.ggml.padding_token_id", none).unwrap();
+    }
+}
+
+// ---- zeros ----
+
+#[test]
+fn contexts_of_no_length() {
+    for (fixture, key) in [
+        ("llama", "max_position_embeddings"),
+        ("phi3-long", "original_max_position_embeddings"),
+        ("llama", "rope_scaling.original_max_position_embeddings"),
+        ("phi3-long", "rope_scaling.factor"),
+        ("gemma3", "rope_scaling.factor"),
+        ("phi3-long", "rope_scaling.attention_factor"),
+    ] {
+        let edit = Edit::of(fixture).write();
+        let config = put(&edit.config, key, Some(json!(0)));
+        std::fs::write(edit.file("config.json"), config.to_string()).unwrap();
+        match refused_in(edit.path(), "config.json") {
+            Error::BadConfig { key: found, .. } => assert_eq!(found, key),
+            e => panic!("{fixture}: {key}: {e}"),
+        }
+    }
+    for (fixture, key) in [
+        ("llama", "llama.context_length"),
+        ("phi3-long", "phi3.context_length"),
+        ("phi3-long", "phi3.rope.scaling.original_context_length"),
+    ] {
+        let gguf = Gguf::from_bytes(File::of(fixture).set(key, 0u32).bytes()).unwrap();
+        match error(tritlab_model::Config::from_gguf(&gguf)) {
+            Error::BadConfig { key: found, reason } => {
+                assert_eq!((found.as_str(), reason.as_str()), (key, "it is 0"));
+            }
+            e => panic!("{key}: {e}"),
+        }
+    }
+}
+
+// ---- what stands in for a file ----
+
+#[test]
+fn pointers_and_pages_are_called_what_they_are() {
+    const POINTER: &str =
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 12345\n";
+    const PAGE: &str = "\n<!DOCTYPE html>\n<html><title>Sign in</title></html>";
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("model.gguf");
+    for (text, said) in [(POINTER, "Git LFS pointer, not the file itself"), (PAGE, "HTML")] {
+        let check = |e: Error, file: &Path| {
+            let message = e.to_string();
+            assert!(matches!(e.cause(), Error::StandIn { .. }), "{e}");
+            assert!(message.contains(said) && message.contains(file.to_str().unwrap()), "{e}");
+        };
+        std::fs::write(&path, text).unwrap();
+        check(whole_error(load(&path)), &path);
+        for name in ["model.safetensors", "config.json", "generation_config.json"] {
+            let edit = Edit::of("llama").write();
+            std::fs::write(edit.file(name), text).unwrap();
+            check(whole_error(load(edit.path())), &edit.file(name));
+        }
+        let edit = Edit::of("llama").write_shards();
+        let shard = edit.file("model-00002-of-00002.safetensors");
+        std::fs::write(&shard, text).unwrap();
+        check(whole_error(load(edit.path())), &shard);
+        let index = edit.file("model.safetensors.index.json");
+        std::fs::write(&index, text).unwrap();
+        check(whole_error(load(edit.path())), &index);
+        // A tokenizer is not needed to load, and is asked for by name.
+        let edit = Edit::of("llama").write();
+        for name in ["tokenizer.json", "tokenizer_config.json"] {
+            if name != "tokenizer.json" {
+                let json = support::tokenizer_json(100, &[]).to_string();
+                std::fs::write(edit.file("tokenizer.json"), json).unwrap();
+            }
+            std::fs::write(edit.file(name), text).unwrap();
+            let e = whole_error(load(edit.path()).unwrap().tokenizer().map(drop)).to_string();
+            assert!(e.contains(said) && e.contains(name), "{e}");
+        }
+    }
+}
+
+// ---- tokenizers ----
+
+/// Nothing of a file that is cut short reaches the library that would panic on it.
+#[test]
+fn truncated_tokenizers() {
+    let panicked = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (seen, me) = (panicked.clone(), std::thread::current().id());
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if std::thread::current().id() == me {
+            seen.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+        before(info);
+    }));
+    let edit = Edit::of("llama").write();
+    let file = edit.file("tokenizer.json");
+    let whole = support::tokenizer_json(100, &[(100, "<end>")]).to_string();
+    for len in (0..whole.len()).step_by(7) {
+        std::fs::write(&file, &whole[..len]).unwrap();
+        let e = whole_error(load(edit.path()).unwrap().tokenizer().map(drop)).to_string();
+        assert!(e.contains(file.to_str().unwrap()), "{len}: {e}");
+    }
+    assert!(!panicked.load(std::sync::atomic::Ordering::SeqCst));
+    std::fs::write(&file, whole).unwrap();
+    assert_eq!(load(edit.path()).unwrap().tokenizer().unwrap().vocab_size(), 101);
+}
+
+/// What `tokenizer_config.json` says is of the vocabulary, and of the types that its readers take.
+#[test]
+fn settings_of_tokenizers() {
+    let edit = Edit::of("llama").write();
+    let json = support::tokenizer_json(100, &[(100, "<end>")]).to_string();
+    std::fs::write(edit.file("tokenizer.json"), json).unwrap();
+    let file = edit.file("tokenizer_config.json");
+    let with = |key: &str, value: &Json| {
+        std::fs::write(&file, json!({key: value}).to_string()).unwrap();
+        load(edit.path()).unwrap().tokenizer().map(drop)
+    };
+    for (key, values) in [
+        (
+            "bos_token",
+            vec![json!("<s>"), json!(""), json!(7), json!({"id": 7}), json!({"content": 7})],
+        ),
+        ("eos_token", vec![json!("</s>"), json!({"content": "</s>"}), json!(["t1"])]),
+        ("add_bos_token", vec![json!("yes"), json!(1)]),
+        ("add_eos_token", vec![json!("no"), json!([])]),
+        ("chat_template", vec![json!(1), json!(["x"]), json!([{"name": "default"}])]),
+    ] {
+        for value in values {
+            let e = whole_error(with(key, &value)).to_string();
+            assert!(e.contains(file.to_str().unwrap()) && e.contains(key), "{value}: {e}");
+        }
+    }
+    for (key, value) in [
+        ("bos_token", json!("t7")),
+        ("bos_token", json!(null)),
+        ("eos_token", json!({"content": "<end>", "lstrip": false})),
+        ("add_bos_token", json!(true)),
+        ("chat_template", json!([{"name": "default", "template": "x"}])),
+        ("chat_template", json!([])),
+    ] {
+        with(key, &value).unwrap();
+    }
+}
+
+#[test]
+fn tokens_that_no_text_is_made_of() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("model.gguf");
+    let refused = |file: File, words: &[&str]| {
+        std::fs::write(&path, file.bytes()).unwrap();
+        let e = whole_error(load(&path).unwrap().tokenizer().map(drop)).to_string();
+        for word in words.iter().chain(&[path.to_str().unwrap()]) {
+            assert!(e.contains(word), "{word} is not in: {e}");
+        }
+    };
+    let of =
+        |key: &str, value: Array<'static>| File::of("llama").with_tokenizer(true).set(key, value);
+    let same = Array::from_strings(vec!["th"; 128]);
+    let same = of("tokenizer.ggml.tokens", same)
+        .set("tokenizer.ggml.merges", Array::from_strings([""; 0]));
+    refused(same, &["all 128 tokens are \"th\""]);
+    for (kind, said) in [
+        (0, "128 unused or of no type"),
+        (2, "128 unknown"),
+        (3, "128 are control"),
+        (5, "128 unused"),
+    ] {
+        let kinds = Array::from_i32(&[kind; 128]);
+        refused(of("tokenizer.ggml.token_type", kinds), &["none of the 128 tokens is text", said]);
     }
 }

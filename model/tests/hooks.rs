@@ -163,6 +163,21 @@ fn a_damaged_imatrix_is_refused() {
         assert!(matches!(e, Error::Imatrix { .. } | Error::BadTensor { .. }), "{e}");
     }
     assert!(matches!(error(Imatrix::read(support::path("llama"))), Error::Imatrix { .. }));
+    // The file that something is wrong with, which is not the model's.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let named = |e: Error| assert!(e.to_string().starts_with(path), "{e}");
+    std::fs::copy(support::path("llama"), path).unwrap();
+    named(Imatrix::read(path).unwrap_err());
+    std::fs::write(path, "version https://git-lfs.github.com/spec/v1\n").unwrap();
+    named(Imatrix::read(path).unwrap_err());
+    made.write(path).unwrap();
+    let read = Imatrix::read(path).unwrap();
+    named(read.importance("blk.9.attn_q.weight", 7).unwrap_err());
+    named(read.importance("blk.0.attn_q.weight", 7).unwrap_err());
+    let options = Options { format: Some(Format::Q4_0), ..Options::default() };
+    let other = support::path("gemma3");
+    named(Model::load_weighted(other, options, Some(&read), &mut |_, _, _| true).unwrap_err());
     let e = error(Imatrix::collect(&model, &ids(40, 100), 41, "text", &mut |_, _| true));
     assert!(matches!(e, Error::TextTooShort { tokens: 40, needed: 41 }), "{e}");
     let e = error(Imatrix::collect(&model, &ids(40, 100), 20, "text", &mut |done, _| done < 1));

@@ -1,6 +1,10 @@
 //! The only place where errors of the two Rust crates become Python exceptions.
 
-use pyo3::exceptions::{PyFileNotFoundError, PyKeyboardInterrupt, PyOSError, PyValueError};
+use std::io::ErrorKind;
+
+use pyo3::exceptions::{
+    PyFileExistsError, PyFileNotFoundError, PyKeyboardInterrupt, PyOSError, PyValueError,
+};
 use pyo3::prelude::*;
 use tritlab_kernels::Error as KernelError;
 use tritlab_model::Error as ModelErr;
@@ -100,6 +104,7 @@ impl IntoPy for ModelErr {
             | E::UnsupportedArchitecture { .. }
             | E::UnsupportedModelType { .. }
             | E::BadJson { .. }
+            | E::StandIn { .. }
             | E::BadSafetensors { .. }
             | E::UnsupportedTensorType { .. }
             | E::BadConfig { .. }
@@ -133,6 +138,7 @@ fn os_error(path: &std::path::Path, source: &std::io::Error, text: String) -> Py
             let reason = reason.split(" (os error").next().unwrap_or_default().to_owned();
             PyOSError::new_err((code, reason, path.display().to_string()))
         }
+        None if source.kind() == ErrorKind::AlreadyExists => PyFileExistsError::new_err(text),
         None => PyOSError::new_err(text),
     }
 }

@@ -5,15 +5,14 @@
 //! (`transformers` `configuration_*.py`, version 5). A value in `rope_parameters` wins over one at the top
 //! level, and that over the default.
 
-use serde_json::{Map, Value};
 use tritlab_kernels::op::Activation;
 
 use super::bitlinear::Quantization;
-use super::keys::Keys;
-use crate::config::{Config, Local, bad};
+use super::keys::{self, Keys};
+use super::ropes::Ropes;
+use crate::config::{Config, bad};
 use crate::error::{Error, Result};
-use crate::rope::{Rope, Scaling, llama3_divisors};
-use crate::tensors::assumed;
+use crate::tensors::{Size, assuming};
 
 /// What `config.json` says beyond a [`Config`].
 #[derive(Clone, Debug)]
@@ -28,7 +27,7 @@ pub(super) struct Description {
     /// BitLinear layers, if there are any.
     pub quantization: Option<Quantization>,
     /// Sizes that tensors have and the file does not state, with what stands for them.
-    pub assumed: Vec<(&'static str, usize)>,
+    pub assumed: Vec<(Size, usize)>,
     /// What comes before those keys: `text_config.`, or nothing.
     pub prefix: &'static str,
 }
@@ -132,8 +131,7 @@ impl Config {
 
 impl Description {
     pub fn parse(json: &[u8]) -> Result<Self> {
-        let root: Map<String, Value> =
-            serde_json::from_slice(json).map_err(|e| Error::BadJson { reason: e.to_string() })?;
+        let root = keys::object(json)?;
         let root = Keys::of(&root);
         let model_type = root.text("model_type")?.ok_or_else(|| root.missing("model_type"))?;
         // Gemma 3 with a vision tower keeps the language model's settings in an object of their own.
@@ -159,8 +157,11 @@ impl Description {
         let description = family
             .describe(root, keys, old_bitnet)
             .map_err(|e| family.assuming(keys, in_hugging_face_words(e)))?;
-        // The tokenizer reads them: a wrong one is found before there is one.
-        root.ends(description.config.vocab)?;
+        // Those of generation_config.json come first, and these may be what another program reads.
+        let vocab = description.config.vocab;
+        root.ends(vocab)?;
+        root.bos(vocab)?;
+        root.pad(vocab)?;
         Ok(description)
     }
 }
@@ -168,15 +169,12 @@ impl Description {
 impl Family {
     /// A contradiction between keys may be one with a default that stands for an absent one.
     fn assuming(&self, keys: Keys<'_>, error: Error) -> Error {
-        let sizes = [
-            ("hidden_size", self.hidden),
-            ("num_attention_heads", self.heads),
-            ("num_hidden_layers", self.layers),
-        ];
-        let absent = sizes.into_iter().filter(|(key, _)| keys.get(key).is_none());
-        match (&error, assumed(absent.map(|(key, size)| (key.to_owned(), size)))) {
-            (Error::BadConfig { .. }, Some(assumed)) => {
-                Error::Assumed { source: Box::new(error), assumed }
+        let sizes =
+            [(Size::Hidden, self.hidden), (Size::Heads, self.heads), (Size::Layers, self.layers)];
+        let absent = sizes.into_iter().filter(|(size, _)| keys.get(size.word()).is_none());
+        match &error {
+            Error::BadConfig { .. } => {
+                assuming(error, absent.map(|(size, value)| (size.word().to_owned(), value)))
             }
             _ => error,
         }
@@ -212,6 +210,8 @@ impl Family {
         // Before anything is made per frequency.
         crate::config::limit("attention.key_length", head_dim, 1 << 16)?;
         let context = count("max_position_embeddings", self.context)?;
+        // Before scalings are made of it.
+        crate::config::limit("context_length", context, usize::MAX)?;
         let eps = keys.number("rms_norm_eps")?.unwrap_or(self.eps);
         let activation_key =
             if keys.has("hidden_activation") { "hidden_activation" } else { "hidden_act" };
@@ -226,9 +226,9 @@ impl Family {
                 );
             }
         };
-        let ropes = Ropes { keys, family: self, head_dim, context };
-        let (rope, local) =
-            if gemma { ropes.gemma(layers)? } else { self.plain_ropes(&ropes, layers)? };
+        let (model_type, theta) = (self.model_type, self.theta);
+        let ropes = Ropes { keys, model_type, theta, head_dim, context };
+        let (rope, local) = if gemma { ropes.gemma(layers)? } else { ropes.plain(layers)? };
         let quantization = Quantization::read(root, old_bitnet)?;
         let scalar = match gemma {
             true => keys.number("query_pre_attn_scalar")?.unwrap_or(256.0),
@@ -271,13 +271,13 @@ impl Family {
         };
         config.check()?;
         let sizes = [
-            ("hidden_size", hidden),
-            ("intermediate_size", config.ffn),
-            ("num_hidden_layers", layers),
-            ("num_attention_heads", heads),
-            ("num_key_value_heads", kv_heads),
-            ("head_dim", head_dim),
-            ("vocab_size", config.vocab),
+            (Size::Hidden, hidden),
+            (Size::Ffn, config.ffn),
+            (Size::Layers, layers),
+            (Size::Heads, heads),
+            (Size::KvHeads, kv_heads),
+            (Size::HeadDim, head_dim),
+            (Size::Vocab, config.vocab),
         ];
         let flag = |key: &str| Ok::<_, Error>(keys.flag(key)?.unwrap_or(false));
         let tied = match keys.flag("tie_word_embeddings")? {
@@ -291,182 +291,10 @@ impl Family {
             attention_bias: flag("attention_bias")?,
             mlp_bias: flag("mlp_bias")?,
             quantization,
-            assumed: sizes.into_iter().filter(|(key, _)| keys.get(key).is_none()).collect(),
+            assumed: sizes.into_iter().filter(|(s, _)| keys.get(s.word()).is_none()).collect(),
             prefix: if root.has("text_config") && gemma { "text_config." } else { "" },
         })
     }
-
-    /// RoPE and windows of the families with one kind of layer, or nearly.
-    fn plain_ropes(&self, ropes: &Ropes<'_>, layers: usize) -> Result<(Rope, Option<Local>)> {
-        let keys = ropes.keys;
-        let parameters = keys.object("rope_parameters", "rope_parameters.")?;
-        let rope =
-            ropes.read(parameters, keys.number("rope_theta")?.unwrap_or(self.theta), true)?;
-        let window = keys.count("sliding_window")?;
-        let local = match (self.model_type, window) {
-            ("phi3", Some(window)) if (1..ropes.context).contains(&window) => {
-                Some(Local { window, layers: vec![true; layers], rope: rope.clone() })
-            }
-            ("qwen3", window) if keys.flag("use_sliding_window")? == Some(true) => {
-                let full = keys.count("max_window_layers")?.unwrap_or(28);
-                let by_number = || (0..layers).map(|i| i >= full).collect();
-                let layers = layer_types(keys, layers)?.unwrap_or_else(by_number);
-                Some(Local { window: window.unwrap_or(4096), layers, rope: rope.clone() })
-            }
-            _ => None,
-        };
-        Ok((rope, local))
-    }
-}
-
-/// What RoPE depends on.
-struct Ropes<'a> {
-    keys: Keys<'a>,
-    family: &'a Family,
-    head_dim: usize,
-    context: usize,
-}
-
-impl Ropes<'_> {
-    /// Gemma 3: one RoPE for global layers, another for those with a window.
-    fn gemma(&self, layers: usize) -> Result<(Rope, Option<Local>)> {
-        let keys = self.keys;
-        if keys.flag("use_bidirectional_attention")? == Some(true) {
-            let reason = "embedding models, which look ahead, are not supported".to_owned();
-            return Err(keys.bad("use_bidirectional_attention", reason));
-        }
-        let both = keys.object("rope_parameters", "rope_parameters.")?;
-        let global = both.object("full_attention", "rope_parameters.full_attention.")?;
-        let local = both.object("sliding_attention", "rope_parameters.sliding_attention.")?;
-        let rope =
-            self.read(global, keys.number("rope_theta")?.unwrap_or(self.family.theta), true)?;
-        let base = keys.number("rope_local_base_freq")?.unwrap_or(10_000.0);
-        let local_rope = self.read(local, base, false)?;
-        let pattern = match keys.count("sliding_window_pattern")? {
-            Some(n) => n,
-            None => keys.count("_sliding_window_pattern")?.unwrap_or(6),
-        };
-        if pattern == 0 {
-            return Err(keys.bad("sliding_window_pattern", "it is 0".to_owned()));
-        }
-        let by_pattern = || (0..layers).map(|i| !(i + 1).is_multiple_of(pattern)).collect();
-        let window = keys.count("sliding_window")?.unwrap_or(4096);
-        let layers = layer_types(keys, layers)?.unwrap_or_else(by_pattern);
-        Ok((rope, Some(Local { window, layers, rope: local_rope })))
-    }
-
-    /// One RoPE: `parameters` (version 5) before `rope_scaling` (version 4, where `scaled`) before the
-    /// defaults.
-    fn read(&self, parameters: Keys<'_>, base: f32, scaled: bool) -> Result<Rope> {
-        let top = self.keys;
-        let scaling = if parameters.is_none() && scaled {
-            top.object("rope_scaling", "rope_scaling.")?
-        } else {
-            parameters
-        };
-        let base = parameters.number("rope_theta")?.unwrap_or(base);
-        let partial = match parameters.number("partial_rotary_factor")? {
-            Some(factor) => factor,
-            None => top.number("partial_rotary_factor")?.unwrap_or(1.0),
-        };
-        if !(partial > 0.0 && partial <= 1.0) {
-            let reason = format!("{partial} is not a share of a head");
-            return Err(top.bad("partial_rotary_factor", reason));
-        }
-        let dims = (self.head_dim as f64 * f64::from(partial)) as usize;
-        let kind = match scaling.text("rope_type")? {
-            Some(kind) => kind,
-            None => scaling.text("type")?.unwrap_or("default"),
-        };
-        // The top level wins where Phi-3 has it.
-        let original = match top.count("original_max_position_embeddings")? {
-            Some(n) => n,
-            None => scaling
-                .count("original_max_position_embeddings")?
-                .unwrap_or(if self.family.model_type == "phi3" { 4096 } else { self.context }),
-        };
-        let need = |key: &str| scaling.number(key)?.ok_or_else(|| scaling.missing(key));
-        let mut attention_factor = 1.0;
-        let scaling = match kind {
-            "default" => Scaling::None,
-            "linear" => Scaling::Linear(need("factor")?),
-            "llama3" => {
-                let (factor, low, high) =
-                    (need("factor")?, need("low_freq_factor")?, need("high_freq_factor")?);
-                for (key, value, least, what) in [
-                    ("factor", factor, 0.0, "0"),
-                    ("low_freq_factor", low, 0.0, "0"),
-                    ("high_freq_factor", high, low, "low_freq_factor"),
-                ] {
-                    if value <= least {
-                        return Err(scaling.bad(key, format!("{value} is not more than {what}")));
-                    }
-                }
-                Scaling::Divisors(llama3_divisors((dims, base), factor, (low, high), original))
-            }
-            // Old names; `yarn` was one in Phi-3's first files.
-            "longrope" | "su" => self.long(scaling, dims, original, &mut attention_factor)?,
-            "yarn" if self.family.model_type == "phi3" => {
-                self.long(scaling, dims, original, &mut attention_factor)?
-            }
-            other => {
-                let known = "default, linear, llama3 and longrope are supported";
-                return Err(
-                    scaling.bad("rope_type", format!("{other:?} is not supported: {known}"))
-                );
-            }
-        };
-        Ok(Rope { dims, base, attention_factor, scaling })
-    }
-
-    fn long(
-        &self,
-        scaling: Keys<'_>,
-        dims: usize,
-        original: usize,
-        attention_factor: &mut f32,
-    ) -> Result<Scaling> {
-        let factors = |key: &str| {
-            let factors = scaling.numbers(key)?.ok_or_else(|| scaling.missing(key))?;
-            match factors.len() == dims / 2 {
-                true => Ok(factors),
-                false => {
-                    let reason = format!(
-                        "{} factors for half of the {dims} elements that are rotated \
-                         (partial_rotary_factor of head_dim, or of hidden_size / num_attention_heads)",
-                        factors.len()
-                    );
-                    Err(scaling.bad(key, reason))
-                }
-            }
-        };
-        let (short, long) = (factors("short_factor")?, factors("long_factor")?);
-        let ratio = match scaling.number("factor")? {
-            Some(factor) => f64::from(factor),
-            None => self.context as f64 / original.max(1) as f64,
-        };
-        *attention_factor = match scaling.number("attention_factor")? {
-            Some(factor) => factor,
-            None if ratio <= 1.0 => 1.0,
-            None => (1.0 + libm::log(ratio) / libm::log(original as f64)).sqrt() as f32,
-        };
-        Ok(Scaling::Long { short, long, original })
-    }
-}
-
-/// Which layers have a window, by name.
-fn layer_types(keys: Keys<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
-    let Some(types) = keys.texts("layer_types")? else { return Ok(None) };
-    if types.len() != layers {
-        let reason = format!("{} entries for {layers} layers", types.len());
-        return Err(keys.bad("layer_types", reason));
-    }
-    let local = |name: &&str| match *name {
-        "sliding_attention" => Ok(true),
-        "full_attention" => Ok(false),
-        other => Err(keys.bad("layer_types", format!("{other:?} is not supported"))),
-    };
-    types.iter().map(local).collect::<Result<_>>().map(Some)
 }
 
 /// The checks that all files share speak of GGUF's keys.
@@ -481,6 +309,7 @@ fn in_hugging_face_words(error: Error) -> Error {
         "attention.key_length" => "head_dim",
         "attention.layer_norm_rms_epsilon" => "rms_norm_eps",
         "attention.sliding_window" => "sliding_window",
+        "context_length" => "max_position_embeddings",
         "final_logit_softcapping" => "final_logit_softcapping",
         "rope.dimension_count" => "partial_rotary_factor",
         "rope.freq_base" => "rope_theta",

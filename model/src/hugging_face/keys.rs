@@ -1,8 +1,27 @@
 //! JSON objects with the errors that a configuration needs. A key that is null counts as absent.
 
+use std::io::ErrorKind;
+use std::path::Path;
+
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::stand_in;
+
+/// The object that a JSON file is, given as its contents.
+pub(crate) fn object(json: &[u8]) -> Result<Map<String, Value>> {
+    stand_in::refuse(json)?;
+    serde_json::from_slice(json).map_err(|e| Error::BadJson { reason: e.to_string() })
+}
+
+/// The object in a JSON file; an empty one if the file is not there.
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>> {
+    match std::fs::read(path) {
+        Ok(bytes) => object(&bytes).map_err(Error::in_file(path)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Map::new()),
+        Err(e) => Err(Error::io(path)(e)),
+    }
+}
 
 /// An object of `config.json`.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +45,14 @@ impl<'a> Keys<'a> {
     /// Whether the key is there, be it as null.
     pub fn has(self, key: &str) -> bool {
         self.object.is_some_and(|o| o.contains_key(key))
+    }
+
+    /// The first key that is none of `known`; those that are null do not count.
+    pub fn other_than(self, known: &[&str]) -> Option<&'a str> {
+        let is_other = |(key, value): &(&'a String, &'a Value)| {
+            !known.contains(&key.as_str()) && !value.is_null()
+        };
+        self.object?.iter().find(is_other).map(|(key, _)| key.as_str())
     }
 
     pub fn get(self, key: &str) -> Option<&'a Value> {
@@ -66,22 +93,52 @@ impl<'a> Keys<'a> {
     /// The ids that end a text, of a vocabulary of `vocab` tokens: one or several, here or in `text_config`.
     pub fn ends(self, vocab: usize) -> Result<Option<Vec<u32>>> {
         const KEY: &str = "eos_token_id";
-        let id = |v: &Value| u32::try_from(v.as_u64()?).ok();
         let several = |v: &Value| match v {
-            Value::Array(all) => all.iter().map(id).collect(),
-            one => id(one).map(|id| vec![id]),
+            Value::Array(all) => all.iter().map(token_id).collect(),
+            one => token_id(one).map(|id| vec![id]),
         };
-        let keys = if self.get(KEY).is_some() {
-            self
-        } else {
-            self.object("text_config", "text_config.")?
-        };
+        let keys = self.holder_of(KEY)?;
         let ids = keys.read(KEY, "a token id or an array of them", several)?;
-        match ids.iter().flatten().find(|id| **id as usize >= vocab) {
-            None => Ok(ids),
-            Some(id) => {
+        ids.iter().flatten().try_for_each(|id| keys.inside(KEY, *id, vocab))?;
+        Ok(ids)
+    }
+
+    /// The id that begins a text, here or in `text_config`.
+    pub fn bos(self, vocab: usize) -> Result<Option<u32>> {
+        const KEY: &str = "bos_token_id";
+        let keys = self.holder_of(KEY)?;
+        let id = keys.read(KEY, "a token id", token_id)?;
+        id.map_or(Ok(()), |id| keys.inside(KEY, id, vocab))?;
+        Ok(id)
+    }
+
+    /// The id of padding, here or in `text_config`; -1, which old files have, is none.
+    pub fn pad(self, vocab: usize) -> Result<Option<u32>> {
+        const KEY: &str = "pad_token_id";
+        let keys = self.holder_of(KEY)?;
+        let none = keys.get(KEY).is_some_and(|v| v.as_i64() == Some(-1));
+        if none {
+            return Ok(None);
+        }
+        let id = keys.read(KEY, "a token id", token_id)?;
+        id.map_or(Ok(()), |id| keys.inside(KEY, id, vocab))?;
+        Ok(id)
+    }
+
+    /// Where a key of the language model is: here, or in `text_config`.
+    fn holder_of(self, key: &str) -> Result<Self> {
+        match self.get(key) {
+            Some(_) => Ok(self),
+            None => self.object("text_config", "text_config."),
+        }
+    }
+
+    fn inside(self, key: &str, id: u32, vocab: usize) -> Result<()> {
+        match (id as usize) < vocab {
+            true => Ok(()),
+            false => {
                 let reason = format!("token id {id} is outside the vocabulary of {vocab} tokens");
-                Err(keys.bad(KEY, reason))
+                Err(self.bad(key, reason))
             }
         }
     }
@@ -99,7 +156,8 @@ impl<'a> Keys<'a> {
         Error::MissingKey { key: format!("{}{key}", self.prefix) }
     }
 
-    fn read<T>(
+    /// What `read` makes of the value; an error where it makes nothing of it.
+    pub fn read<T>(
         self,
         key: &str,
         expected: &'static str,
@@ -120,4 +178,8 @@ impl<'a> Keys<'a> {
         }
         Error::WrongType { key: format!("{}{key}", self.prefix), expected, found }
     }
+}
+
+fn token_id(value: &Value) -> Option<u32> {
+    u32::try_from(value.as_u64()?).ok()
 }

@@ -8,9 +8,10 @@ use std::path::{Component, Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::damage;
+use super::{damage, keys};
 use crate::error::{Error, Result};
 use crate::mmap::Mmap;
+use crate::stand_in;
 
 /// The single file.
 pub(super) const SINGLE: &str = "model.safetensors";
@@ -90,6 +91,7 @@ impl Tensors {
     }
 
     fn entries_of(&mut self, map: &[u8]) -> Result<()> {
+        stand_in::refuse(map)?;
         let (header, metadata) =
             SafeTensors::read_metadata(map).map_err(|e| damage::explain(map, &e))?;
         let data = header + 8; // after the header's length and the header
@@ -144,10 +146,9 @@ impl Tensors {
 
 /// File names of the index, each with its tensors, in order.
 fn weight_map(json: &[u8]) -> Result<BTreeMap<String, Vec<String>>> {
-    let index: Value =
-        serde_json::from_slice(json).map_err(|e| Error::BadJson { reason: e.to_string() })?;
+    let index = keys::object(json)?;
     let key = || "weight_map".to_owned();
-    let map = match &index["weight_map"] {
+    let map = match index.get("weight_map").unwrap_or(&Value::Null) {
         Value::Object(map) => map,
         Value::Null => return Err(Error::MissingKey { key: key() }),
         other => {

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     gguf::{Array, Gguf, Metadata},
+    tensors::Roles,
 };
 use std::borrow::Cow;
 
@@ -25,6 +26,7 @@ const MERGES: &str = "tokenizer.ggml.merges";
 const BOS: &str = "tokenizer.ggml.bos_token_id";
 const EOS: &str = "tokenizer.ggml.eos_token_id";
 const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
+const PAD: &str = "tokenizer.ggml.padding_token_id";
 /// Ids that end a generation besides EOS: end of turn, end of message.
 const ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
@@ -119,7 +121,7 @@ fn from_spm(metadata: Metadata<'_>) -> Result<Tokenizer> {
     };
     let unknown = metadata.optional(UNKNOWN)?.or_else(|| default(UNKNOWN, &vocabulary));
     let ids = ids(metadata, &vocabulary, default)?;
-    let unknown = unknown.map(|id| inside(UNKNOWN, id, &vocabulary)).transpose()?;
+    let unknown = unknown.map(|id| inside(UNKNOWN, id, vocabulary.len())).transpose()?;
     let model = Model::Spm(Spm::new(&vocabulary, &scores, unknown));
     let space_prefix = metadata.optional(ADD_SPACE_PREFIX)?.unwrap_or(true);
     tables(metadata, vocabulary, model, ids, true, space_prefix)
@@ -187,24 +189,47 @@ fn ids(
     vocabulary: &Vocabulary,
     default: impl Fn(&'static str, &Vocabulary) -> Option<u32>,
 ) -> Result<SpecialIds> {
-    let stated = |key| -> Result<Option<u32>> {
-        let id: Option<u32> = metadata.optional(key)?;
-        id.map(|id| inside(key, id, vocabulary)).transpose()
+    let (bos, ends) = bounds(metadata, vocabulary.len())?;
+    let eos = metadata.get(EOS).and(ends.first().copied());
+    let id = |key, stated: Option<u32>| stated.or_else(|| default(key, vocabulary));
+    Ok(SpecialIds::new(vocabulary, id(BOS, bos), id(EOS, eos), ends))
+}
+
+/// The ids that the keys of a file with `vocab` tokens state. One of padding that is -1, in 32 bits or signed,
+/// is none.
+///
+/// # Errors
+/// Ids that are none, or outside the vocabulary.
+pub(crate) fn roles(metadata: Metadata<'_>, vocab: usize) -> Result<Roles> {
+    let (bos, ends) = bounds(metadata, vocab)?;
+    let no_pad = [-1, i128::from(u32::MAX)];
+    let pad = match metadata.get(PAD).and_then(|v| v.as_integer()) {
+        Some(id) if no_pad.contains(&id) => None,
+        _ => stated(metadata, PAD, vocab)?,
     };
-    let id = |key| Ok::<_, Error>(stated(key)?.or_else(|| default(key, vocabulary)));
-    let mut ends = Vec::new();
+    Ok(Roles { bos, ends, pad })
+}
+
+/// The id that begins a text, and those that end one, the first of them first.
+fn bounds(metadata: Metadata<'_>, vocab: usize) -> Result<(Option<u32>, Vec<u32>)> {
+    let mut ends = Vec::from_iter(stated(metadata, EOS, vocab)?);
     for key in ENDS {
-        ends.extend(stated(key)?);
+        ends.extend(stated(metadata, key, vocab)?.filter(|id| !ends.contains(id)));
     }
-    Ok(SpecialIds::new(vocabulary, id(BOS)?, id(EOS)?, ends))
+    Ok((stated(metadata, BOS, vocab)?, ends))
+}
+
+fn stated(metadata: Metadata<'_>, key: &str, vocab: usize) -> Result<Option<u32>> {
+    let id: Option<u32> = metadata.optional(key)?;
+    id.map(|id| inside(key, id, vocab)).transpose()
 }
 
 /// An id that the vocabulary has.
-fn inside(key: &str, id: u32, vocabulary: &Vocabulary) -> Result<u32> {
-    match vocabulary.len() {
-        n if (id as usize) < n => Ok(id),
-        n => {
-            let reason = format!("token id {id} is outside the vocabulary of {n} tokens");
+fn inside(key: &str, id: u32, vocab: usize) -> Result<u32> {
+    match (id as usize) < vocab {
+        true => Ok(id),
+        false => {
+            let reason = format!("token id {id} is outside the vocabulary of {vocab} tokens");
             Err(Error::BadConfig { key: key.to_owned(), reason })
         }
     }

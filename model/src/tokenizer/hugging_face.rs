@@ -10,9 +10,13 @@ use super::{
     vocabulary::{Kind, Spelling, Vocabulary, byte_of},
 };
 use crate::error::{Error, Result};
-use crate::hugging_face::keys::Keys;
+use crate::hugging_face::{
+    ids::stated,
+    keys::{Keys, read_object},
+};
+use crate::stand_in;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::{collections::HashMap, fs, io::ErrorKind, path::Path, sync::OnceLock};
 
 /// Real vocabularies stay below 300 000; a single absurd id must not allocate a table to match.
@@ -67,42 +71,75 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::MissingTokenizer`] if there is no `tokenizer.json`, [`Error::Io`] if a file cannot
     /// be read, [`Error::BadTokenizer`] if one is malformed or its tokens contradict each other,
-    /// [`Error::WrongType`] and [`Error::BadConfig`] for an `eos_token_id` that is none.
+    /// [`Error::WrongType`] and [`Error::BadConfig`] for a token or an id that is none.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let path = folder.join("tokenizer.json");
         let json = read(&path)?
             .ok_or_else(|| Error::MissingTokenizer { what: path.display().to_string() })?;
         let mut tokenizer = from_json(&json).map_err(Error::in_file(&path))?;
-        let config = Value::Object(read_object(&folder.join("tokenizer_config.json"))?);
+        let file = folder.join("tokenizer_config.json");
+        let config = read_object(&file)?;
+        let config = Settings::read(Keys::of(&config), &tokenizer.vocabulary)
+            .map_err(Error::in_file(file))?;
 
         let vocabulary = &tokenizer.vocabulary;
-        let ends = ends(folder, vocabulary.len())?;
-        let named = |key| token_text(&config[key]).and_then(|text| vocabulary.find(text));
-        let eos = named("eos_token").or(ends.first().copied());
-        tokenizer.ids = SpecialIds::new(vocabulary, named("bos_token"), eos, ends);
+        let ends = stated(folder, |keys| keys.ends(vocabulary.len()))?.unwrap_or_default();
+        let eos = config.eos.or(ends.first().copied());
+        tokenizer.ids = SpecialIds::new(vocabulary, config.bos, eos, ends);
         tokenizer.chat_template = match read(&folder.join("chat_template.jinja"))? {
             Some(template) => Some(String::from_utf8_lossy(&template).into_owned()),
-            None => chat_template(&config["chat_template"]).map(str::to_owned),
+            None => config.chat_template,
         };
         Ok(tokenizer)
     }
 }
 
-/// The ids that end a generation. Newer folders have a file for what only generation needs; where it is not
-/// there, or says nothing of them, they are in `config.json`, which may have an object for the language model.
-fn ends(folder: &Path, vocab: usize) -> Result<Vec<u32>> {
-    for name in ["generation_config.json", "config.json"] {
-        let file = folder.join(name);
-        let object = read_object(&file)?;
-        if let Some(ids) = Keys::of(&object).ends(vocab).map_err(Error::in_file(file))? {
-            return Ok(ids);
+/// What is read of `tokenizer_config.json`.
+struct Settings {
+    bos: Option<u32>,
+    eos: Option<u32>,
+    chat_template: Option<String>,
+}
+
+impl Settings {
+    fn read(keys: Keys<'_>, vocabulary: &Vocabulary) -> Result<Self> {
+        let token = |key: &str| {
+            let Some(text) = keys.read(key, "a string, or an object with `content`", token_text)?
+            else {
+                return Ok(None);
+            };
+            // An id without a token has an empty text.
+            match vocabulary.find(text).filter(|_| !text.is_empty()) {
+                Some(id) => Ok(Some(id)),
+                None => {
+                    let reason = format!(
+                        "{text:?} is none of the {} tokens of tokenizer.json",
+                        vocabulary.len()
+                    );
+                    Err(keys.bad(key, reason))
+                }
+            }
+        };
+        // What these two say stands in tokenizer.json as well, which is what is run.
+        for key in ["add_bos_token", "add_eos_token"] {
+            keys.flag(key)?;
         }
+        let expected = "a string, or an array of objects with `name` and `template`";
+        let template = keys.read("chat_template", expected, chat_template)?;
+        Ok(Settings {
+            bos: token("bos_token")?,
+            eos: token("eos_token")?,
+            chat_template: template.flatten().map(str::to_owned),
+        })
     }
-    Ok(Vec::new())
 }
 
 pub(super) fn from_json(json: &[u8]) -> Result<Tokenizer> {
+    stand_in::refuse(json)?;
+    // Before the crate, which panics on a file that is cut short.
+    let file: AddedTokens = serde_json::from_slice(json)
+        .map_err(|e| Error::BadTokenizer { reason: format!("tokenizer.json: {e}") })?;
     // The crate indexes a buffer by what the file says about merges, so a hostile file makes it
     // panic. The state that a panic leaves behind is dropped here.
     let parsed = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(json));
@@ -115,7 +152,7 @@ pub(super) fn from_json(json: &[u8]) -> Result<Tokenizer> {
     tokenizer.with_truncation(None).map_err(bad("tokenizer.json"))?;
     tokenizer.with_padding(None);
 
-    check_added(json, &tokenizer)?;
+    check_added(&file, &tokenizer)?;
     let (spelling, space_prefix) = decoder(&tokenizer)?;
     let vocabulary = vocabulary(&tokenizer, spelling)?;
     let ids = SpecialIds::new(&vocabulary, None, None, []);
@@ -144,9 +181,7 @@ struct AddedToken {
 
 /// The crate gives an added token the next free id, whatever the file says: where the two differ, the model was
 /// trained on another id than a text would get.
-fn check_added(json: &[u8], tokenizer: &tokenizers::Tokenizer) -> Result<()> {
-    let file: AddedTokens = serde_json::from_slice(json)
-        .map_err(|e| Error::BadTokenizer { reason: format!("added_tokens: {e}") })?;
+fn check_added(file: &AddedTokens, tokenizer: &tokenizers::Tokenizer) -> Result<()> {
     let mut seen = HashMap::new();
     for AddedToken { id, content } in &file.added_tokens {
         if let Some(other) = seen.insert(*id, content).filter(|other| *other != content) {
@@ -232,11 +267,14 @@ fn token_text(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token["content"].as_str())
 }
 
-/// A template, or a list of named ones of which "default" is meant.
-fn chat_template(template: &Value) -> Option<&str> {
-    let list = template.as_array().map(Vec::as_slice).unwrap_or_default();
-    let default = list.iter().find(|t| t["name"] == "default");
-    template.as_str().or_else(|| default?["template"].as_str())
+/// A template, or a list of named ones of which "default" is meant, if it is there.
+fn chat_template(template: &Value) -> Option<Option<&str>> {
+    if let Some(one) = template.as_str() {
+        return Some(Some(one));
+    }
+    let named = |t: &'_ Value| t["name"].is_string() && t["template"].is_string();
+    let list = template.as_array().filter(|list| list.iter().all(named))?;
+    Some(list.iter().find(|t| t["name"] == "default").and_then(|t| t["template"].as_str()))
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
@@ -245,15 +283,6 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io(path)(e)),
     }
-}
-
-/// The object in a JSON file; an empty one if the file is not there.
-fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    let Some(bytes) = read(path)? else {
-        return Ok(Map::new());
-    };
-    serde_json::from_slice(&bytes)
-        .map_err(|e| Error::in_file(path)(Error::BadJson { reason: e.to_string() }))
 }
 
 /// An error of the crate, with what it was about.

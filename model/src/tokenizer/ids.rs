@@ -33,15 +33,16 @@ impl SpecialIds {
         others: impl IntoIterator<Item = u32>,
     ) -> Self {
         let mut eog: Vec<u32> = others.into_iter().chain(eos).collect();
-        // Only added tokens: `</s>` can be ordinary text in a vocabulary that does not use it.
-        let added = vocabulary
-            .kinds()
-            .filter(|(_, kind)| matches!(kind, Kind::Control | Kind::UserDefined));
-        eog.extend(added.map(|(id, _)| id).filter(|&id| {
-            vocabulary.text(id).is_some_and(|text| END_OF_GENERATION.contains(&text))
-        }));
+        eog.extend(vocabulary.kinds().map(|(id, _)| id).filter(|id| ends_by_name(vocabulary, *id)));
         eog.sort_unstable();
         eog.dedup();
         Self { bos, eos, eog }
     }
+}
+
+/// Whether a token ends a generation by its spelling. Only added tokens do: `</s>` can be ordinary text in a
+/// vocabulary that does not use it.
+pub(super) fn ends_by_name(vocabulary: &Vocabulary, id: u32) -> bool {
+    matches!(vocabulary.kind(id), Some(Kind::Control | Kind::UserDefined))
+        && vocabulary.text(id).is_some_and(|text| END_OF_GENERATION.contains(&text))
 }

@@ -88,7 +88,32 @@ impl Vocabulary {
             let reason = format!("{tokens} tokens can be read, but there are {kinds} token types");
             return Err(Error::BadTokenizer { reason });
         }
-        Ok(Self { texts, pieces, kinds, by_piece })
+        let vocabulary = Self { texts, pieces, kinds, by_piece };
+        vocabulary.check()?;
+        Ok(vocabulary)
+    }
+
+    /// Refuses tables that no text can be made of.
+    fn check(&self) -> Result<()> {
+        let n = self.len();
+        let first = self.texts.get(0);
+        if n > 1 && (1..n as u32).all(|id| self.texts.get(id) == first) {
+            let text = self.text(0).unwrap_or_default();
+            let reason = format!("all {n} tokens are {text:?}");
+            return Err(Error::BadTokenizer { reason });
+        }
+        let is_text = |kind: &Kind| matches!(kind, Kind::Normal | Kind::UserDefined | Kind::Byte);
+        if n > 0 && !self.kinds.iter().any(is_text) {
+            let [unknown, control] = [Kind::Unknown, Kind::Control]
+                .map(|kind| self.kinds.iter().filter(|k| **k == kind).count());
+            let reason = format!(
+                "none of the {n} tokens is text (normal, user-defined or a byte): {control} are control tokens, \
+                 {unknown} unknown, {} unused or of no type",
+                n - control - unknown
+            );
+            return Err(Error::BadTokenizer { reason });
+        }
+        Ok(())
     }
 
     pub(super) fn len(&self) -> usize {

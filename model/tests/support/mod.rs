@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
+use serde_json::json;
 use tritlab_kernels::{Backend, Format, Matrix, backend, threads};
 use tritlab_model::gguf::{Array, Gguf, TensorType, Value, WriteError, Writer};
 use tritlab_model::source::type_of;
@@ -375,4 +376,28 @@ impl File {
         }
         model
     }
+}
+
+/// A byte-level BPE `tokenizer.json` with the tokens `t0`, `t1`, ... and some control tokens beside them.
+pub fn tokenizer_json(tokens: usize, added: &[(usize, &str)]) -> serde_json::Value {
+    let mut vocab = serde_json::Map::new();
+    for i in 0..tokens {
+        vocab.insert(format!("t{i}"), json!(i));
+    }
+    let added: Vec<_> = added
+        .iter()
+        .map(|(id, text)| {
+            json!({"id": id, "content": text, "single_word": false, "lstrip": false,
+                   "rstrip": false, "normalized": false, "special": true})
+        })
+        .collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": null, "post_processor": null,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                  "vocab": vocab, "merges": []}
+    })
 }

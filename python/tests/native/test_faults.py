@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import re
 import struct
 import subprocess
 import sys
@@ -89,6 +90,30 @@ def test_tensor_type_that_no_kernel_reads(damaged):
 def test_not_gguf(damaged):
     with pytest.raises(errors.GgufError, match="not a GGUF file"):
         tl.Model.load(damaged(0, b"GGML"))
+
+
+def test_what_stands_in_for_a_file(tmp_path):
+    file = tmp_path / "model.gguf"
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+    for content, message in (
+        (pointer, "is a Git LFS pointer, not the file itself.*git lfs pull"),
+        ("<html><head><title>404</title>", "HTML"),
+    ):
+        file.write_text(content)
+        for call in (tl.Model.load, tl._native.inspect_gguf, tl.Imatrix.read):
+            with pytest.raises(errors.ModelError, match=rf"model\.gguf: .*{message}"):
+                call(file)
+
+
+def test_an_importance_matrix_that_is_none_is_named(path, tmp_path):
+    with pytest.raises(errors.ModelError, match=rf"{re.escape(str(path))}: .*general\.type"):
+        tl.Imatrix.read(path)
+    file = tmp_path / "imatrix.gguf"
+    model = tl.Model.load(path)
+    tl.Imatrix.collect(model, np.zeros(32, np.int32), context=32).save(file)
+    other = path.parents[1] / "gemma3" / "model.gguf"
+    with pytest.raises(errors.ModelError, match=r"imatrix\.gguf: .*blk\."):
+        tl.Model.load(other, "Q4_0", imatrix=file)
 
 
 def test_unknown_architecture(damaged):

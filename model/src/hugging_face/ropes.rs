@@ -1,0 +1,264 @@
+//! RoPE and windows of a `config.json`, from `rope_scaling` (version 4) or `rope_parameters` (version 5).
+//!
+//! Both are objects that a model does without where they are misspelt, and then turns by other angles: a key
+//! that is not known is an error here, and so is one that stands where the family has it otherwise.
+
+use super::keys::Keys;
+use crate::config::Local;
+use crate::error::Result;
+use crate::rope::{Rope, Scaling, llama3_divisors};
+
+/// What [`Ropes::read`] reads of one object.
+const READ: [&str; 11] = [
+    "rope_type",
+    "type",
+    "rope_theta",
+    "partial_rotary_factor",
+    "factor",
+    "original_max_position_embeddings",
+    "low_freq_factor",
+    "high_freq_factor",
+    "short_factor",
+    "long_factor",
+    "attention_factor",
+];
+
+/// Keys of `transformers` for types that are not supported, and what published files have beside them.
+const OTHERS: [&str; 8] = [
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+    "truncate",
+    "short_mscale",
+    "long_mscale",
+    "finetuned",
+];
+
+/// Types of layers that have parameters of their own in Gemma 3.
+const LAYER_TYPES: [&str; 2] = ["full_attention", "sliding_attention"];
+
+const TYPES: &str = "default, linear, llama3 and longrope are supported";
+
+/// What RoPE depends on.
+pub(super) struct Ropes<'a> {
+    pub keys: Keys<'a>,
+    pub model_type: &'static str,
+    /// The family's base.
+    pub theta: f32,
+    pub head_dim: usize,
+    pub context: usize,
+}
+
+impl Ropes<'_> {
+    /// The families with one kind of layer, or nearly.
+    pub fn plain(&self, layers: usize) -> Result<(Rope, Option<Local>)> {
+        let keys = self.keys;
+        let parameters = keys.object("rope_parameters", "rope_parameters.")?;
+        let rope = self.read(parameters, self.base()?, true)?;
+        let window = keys.count("sliding_window")?;
+        let local = match (self.model_type, window) {
+            ("phi3", Some(window)) if (1..self.context).contains(&window) => {
+                Some(Local { window, layers: vec![true; layers], rope: rope.clone() })
+            }
+            ("qwen3", window) if keys.flag("use_sliding_window")? == Some(true) => {
+                let full = keys.count("max_window_layers")?.unwrap_or(28);
+                let by_number = || (0..layers).map(|i| i >= full).collect();
+                let layers = layer_types(keys, layers)?.unwrap_or_else(by_number);
+                Some(Local { window: window.unwrap_or(4096), layers, rope: rope.clone() })
+            }
+            _ => None,
+        };
+        Ok((rope, local))
+    }
+
+    /// Gemma 3: one RoPE for global layers, another for those with a window.
+    pub fn gemma(&self, layers: usize) -> Result<(Rope, Option<Local>)> {
+        let keys = self.keys;
+        if keys.flag("use_bidirectional_attention")? == Some(true) {
+            let reason = "embedding models, which look ahead, are not supported".to_owned();
+            return Err(keys.bad("use_bidirectional_attention", reason));
+        }
+        let both = keys.object("rope_parameters", "rope_parameters.")?;
+        if let Some(key) = both.other_than(&LAYER_TYPES) {
+            let reason = "it is no type of layer: Gemma 3 has an object each for full_attention and \
+                          sliding_attention here";
+            return Err(both.bad(key, reason.to_owned()));
+        }
+        let global = both.object("full_attention", "rope_parameters.full_attention.")?;
+        let local = both.object("sliding_attention", "rope_parameters.sliding_attention.")?;
+        let rope = self.read(global, self.base()?, true)?;
+        let base = keys.number("rope_local_base_freq")?.unwrap_or(10_000.0);
+        let local_rope = self.read(local, base, false)?;
+        let pattern = match keys.count("sliding_window_pattern")? {
+            Some(n) => n,
+            None => keys.count("_sliding_window_pattern")?.unwrap_or(6),
+        };
+        if pattern == 0 {
+            return Err(keys.bad("sliding_window_pattern", "it is 0".to_owned()));
+        }
+        let by_pattern = || (0..layers).map(|i| !(i + 1).is_multiple_of(pattern)).collect();
+        let window = keys.count("sliding_window")?.unwrap_or(4096);
+        let layers = layer_types(keys, layers)?.unwrap_or_else(by_pattern);
+        Ok((rope, Some(Local { window, layers, rope: local_rope })))
+    }
+
+    fn base(&self) -> Result<f32> {
+        Ok(self.keys.number("rope_theta")?.unwrap_or(self.theta))
+    }
+
+    /// One RoPE: `parameters` (version 5) before `rope_scaling` (version 4, where `scaled`) before the
+    /// defaults.
+    fn read(&self, parameters: Keys<'_>, base: f32, scaled: bool) -> Result<Rope> {
+        let top = self.keys;
+        let scaling = if parameters.is_none() && scaled {
+            top.object("rope_scaling", "rope_scaling.")?
+        } else {
+            parameters
+        };
+        check_keys(scaling)?;
+        let base = scaling.number("rope_theta")?.unwrap_or(base);
+        let partial = match scaling.number("partial_rotary_factor")? {
+            Some(factor) => factor,
+            None => top.number("partial_rotary_factor")?.unwrap_or(1.0),
+        };
+        if !(partial > 0.0 && partial <= 1.0) {
+            let reason = format!("{partial} is not a share of a head");
+            return Err(top.bad("partial_rotary_factor", reason));
+        }
+        let dims = (self.head_dim as f64 * f64::from(partial)) as usize;
+        let kind = kind(scaling)?;
+        let original = self.original(scaling)?;
+        let positive = |key: &str| match scaling.number(key)? {
+            Some(x) if x <= 0.0 => Err(scaling.bad(key, format!("{x} is not more than 0"))),
+            found => Ok(found),
+        };
+        let need = |key: &str| positive(key)?.ok_or_else(|| scaling.missing(key));
+        let mut attention_factor = 1.0;
+        let scaling = match kind {
+            "default" => Scaling::None,
+            "linear" => Scaling::Linear(need("factor")?),
+            "llama3" => {
+                let (factor, low, high) =
+                    (need("factor")?, need("low_freq_factor")?, need("high_freq_factor")?);
+                if high <= low {
+                    let reason = format!("{high} is not more than low_freq_factor");
+                    return Err(scaling.bad("high_freq_factor", reason));
+                }
+                Scaling::Divisors(llama3_divisors((dims, base), factor, (low, high), original))
+            }
+            // Old names; `yarn` was one in Phi-3's first files.
+            "longrope" | "su" => self.long(scaling, dims, original, &mut attention_factor)?,
+            "yarn" if self.model_type == "phi3" => {
+                self.long(scaling, dims, original, &mut attention_factor)?
+            }
+            other => {
+                return Err(
+                    scaling.bad("rope_type", format!("{other:?} is not supported: {TYPES}"))
+                );
+            }
+        };
+        Ok(Rope { dims, base, attention_factor, scaling })
+    }
+
+    /// Positions before scaling. The top level wins where Phi-3 has it.
+    fn original(&self, scaling: Keys<'_>) -> Result<usize> {
+        const KEY: &str = "original_max_position_embeddings";
+        for keys in [self.keys, scaling] {
+            match keys.count(KEY)? {
+                None => {}
+                Some(0) => return Err(keys.bad(KEY, "it is 0".to_owned())),
+                Some(n) => return Ok(n),
+            }
+        }
+        Ok(if self.model_type == "phi3" { 4096 } else { self.context })
+    }
+
+    fn long(
+        &self,
+        scaling: Keys<'_>,
+        dims: usize,
+        original: usize,
+        attention_factor: &mut f32,
+    ) -> Result<Scaling> {
+        let factors = |key: &str| {
+            let factors = scaling.numbers(key)?.ok_or_else(|| scaling.missing(key))?;
+            match factors.len() == dims / 2 {
+                true => Ok(factors),
+                false => {
+                    let reason = format!(
+                        "{} factors for half of the {dims} elements that are rotated \
+                         (partial_rotary_factor of head_dim, or of hidden_size / num_attention_heads)",
+                        factors.len()
+                    );
+                    Err(scaling.bad(key, reason))
+                }
+            }
+        };
+        let (short, long) = (factors("short_factor")?, factors("long_factor")?);
+        let ratio = match scaling.number("factor")? {
+            Some(factor) if factor <= 0.0 => {
+                return Err(scaling.bad("factor", format!("{factor} is not more than 0")));
+            }
+            Some(factor) => f64::from(factor),
+            None => self.context as f64 / original as f64,
+        };
+        *attention_factor = match scaling.number("attention_factor")? {
+            Some(factor) => factor,
+            None if ratio <= 1.0 => 1.0,
+            None if original == 1 => {
+                let reason = "it is 1, whose logarithm, 0, cannot divide: state attention_factor";
+                return Err(scaling.bad("original_max_position_embeddings", reason.to_owned()));
+            }
+            None => (1.0 + libm::log(ratio) / libm::log(original as f64)).sqrt() as f32,
+        };
+        Ok(Scaling::Long { short, long, original })
+    }
+}
+
+/// Refuses what one set of parameters does not have.
+fn check_keys(keys: Keys<'_>) -> Result<()> {
+    match keys.other_than(&[&READ[..], &OTHERS].concat()) {
+        None => Ok(()),
+        Some(key) if LAYER_TYPES.contains(&key) => {
+            let reason = "this model type has one set of parameters for all layers; one per type of layer is \
+                          for gemma3_text, in rope_parameters";
+            Err(keys.bad(key, reason.to_owned()))
+        }
+        Some(key) => {
+            let reason = format!("it is no key of RoPE; known are {}", READ.join(", "));
+            Err(keys.bad(key, reason))
+        }
+    }
+}
+
+/// The type of scaling, which may be absent only where nothing needs one.
+fn kind(keys: Keys<'_>) -> Result<&str> {
+    match (keys.text("rope_type")?, keys.text("type")?) {
+        (Some(kind), _) | (None, Some(kind)) => Ok(kind),
+        (None, None) => {
+            match keys.other_than(&["rope_type", "type", "rope_theta", "partial_rotary_factor"]) {
+                None => Ok("default"),
+                Some(found) => {
+                    let reason = format!("it is missing, though there is `{found}`: {TYPES}");
+                    Err(keys.bad("rope_type", reason))
+                }
+            }
+        }
+    }
+}
+
+/// Which layers have a window, by name.
+fn layer_types(keys: Keys<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
+    let Some(types) = keys.texts("layer_types")? else { return Ok(None) };
+    if types.len() != layers {
+        let reason = format!("{} entries for {layers} layers", types.len());
+        return Err(keys.bad("layer_types", reason));
+    }
+    let local = |name: &&str| match *name {
+        "sliding_attention" => Ok(true),
+        "full_attention" => Ok(false),
+        other => Err(keys.bad("layer_types", format!("{other:?} is not supported"))),
+    };
+    types.iter().map(local).collect::<Result<_>>().map(Some)
+}
