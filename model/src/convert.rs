@@ -5,8 +5,10 @@
 //! tensor in GGUF, which llama.cpp's BitNet graph multiplies with. Other quantised types become F32 in a
 //! folder, which holds every one of their weights exactly. A scale that no `weight_scale` of BitLinear's own
 //! convention gives (it goes through two inverses, which not every f32 comes out of) is stored as it is, and
-//! `exact_weight_scale` in `quantization_config` says so; `transformers` multiplies by it either way. Names,
-//! shapes, the order of query and key rows and the keys are those of llama.cpp's converter.
+//! `exact_weight_scale` in `quantization_config` says so; `transformers` multiplies by it either way. What
+//! GGUF has no key for and a folder should get back stands in keys of this project's own: `tritlab.linear_class`
+//! and `tritlab.weight_scale`, the scales of BitLinear layers before their inverses were taken. Names,
+//! shapes, the order of query and key rows and the other keys are those of llama.cpp's converter.
 
 mod config_json;
 mod keys;
@@ -15,6 +17,7 @@ mod to_folder;
 mod to_gguf;
 mod tokenizer;
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 pub use keys::{Table, write as write_config};
@@ -26,6 +29,14 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::model::Progress;
 use crate::tensors::{File, located};
+
+/// How the scales of BitLinear layers are meant, by the word of `quantization_config`, and whether they multiply.
+const CLASSES: [(&str, bool); 2] = [("autobitlinear", true), ("bitlinear", false)];
+/// The word, in a file made of a folder.
+const LINEAR_CLASS: &str = "tritlab.linear_class";
+/// The scales that it is said of, in the order of [`crate::hugging_face::names::all`].
+const WEIGHT_SCALE: &str = "tritlab.weight_scale";
+const PHI3_WINDOW: &str = "phi3.attention.sliding_window";
 
 /// What [`convert`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,16 +52,19 @@ pub struct Summary {
 
 /// Writes the Hugging Face folder `source` as the GGUF file `destination`, or the GGUF file `source` as the
 /// new folder `destination`, whichever `source` is; `i2_s` is the order of a file's I2_S codes, if it has
-/// any. The destination appears whole or not at all. `progress` is called with (tensors done, tensors, name
+/// any. The destination appears whole or not at all; a file that is there is replaced only if `force` says so, a
+/// folder never. `progress` is called with (tensors done, tensors, name
 /// of the next) and returns `false` to cancel.
 ///
 /// # Errors
 /// Whatever is wrong with the source, and what the other side has no word for; [`Error::BadDestination`] for a
-/// destination that is the source, or that is named as a GGUF file where the source is one already.
+/// destination that is the source, or that is named as a GGUF file where the source is one already, and
+/// [`Error::Io`] for one that exists.
 pub fn convert(
     source: impl AsRef<Path>,
     destination: impl AsRef<Path>,
     i2_s: Packing,
+    force: bool,
     progress: &mut Progress<'_>,
 ) -> Result<Summary> {
     let (source, destination) = (source.as_ref(), destination.as_ref());
@@ -68,6 +82,13 @@ pub fn convert(
             "a GGUF file becomes a folder, and this is the name of a file (quantize writes a GGUF file in another \
              format)",
         );
+    }
+    let replaced = force && source.is_dir() && destination.is_file();
+    if destination.exists() && !replaced {
+        let hint =
+            if source.is_dir() && destination.is_file() { " (force replaces it)" } else { "" };
+        let why = std::io::Error::new(ErrorKind::AlreadyExists, format!("it exists already{hint}"));
+        return Err(Error::io(destination)(why));
     }
     if source.is_dir() {
         to_gguf::write(source, destination, progress)

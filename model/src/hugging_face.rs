@@ -175,6 +175,24 @@ impl Folder {
             && (online || self.tensors.get(&tensor.own_name).is_some_and(coded))
     }
 
+    /// Phi-3's window as it is stated.
+    pub(crate) fn phi3_window(&self) -> Option<usize> {
+        self.description.window.filter(|_| self.description.config.architecture == "phi3")
+    }
+
+    /// Whether stored scales multiply or divide, where they take their way through inverses.
+    pub(crate) fn multiplies(&self) -> Option<bool> {
+        self.description.quantization.as_ref().filter(|q| !q.exact).map(|q| q.multiply)
+    }
+
+    /// The stored scale of a BitLinear layer's codes; `None` for masters, which have none.
+    pub(crate) fn weight_scale(&self, tensor: &Stored) -> Result<Option<f32>> {
+        match self.entry(tensor)?.dtype {
+            Dtype::U8 | Dtype::I8 => self.scale(&tensor.own_name).map(|(_, value)| Some(value)),
+            _ => Ok(None),
+        }
+    }
+
     fn entry(&self, tensor: &Stored) -> Result<&Entry> {
         let name = &tensor.own_name;
         self.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.clone() })

@@ -184,6 +184,11 @@ impl Tokenizer {
         &self.ids.eog
     }
 
+    /// Whether a token ends a generation by its spelling, whatever the files say of it.
+    pub(crate) fn ends_by_name(&self, id: u32) -> bool {
+        ids::ends_by_name(&self.vocabulary, id)
+    }
+
     /// How a token is spelled in the vocabulary (byte-level BPE writes a space as `Ġ`,
     /// SentencePiece as `▁`).
     pub fn token(&self, id: u32) -> Option<&str> {

@@ -8,7 +8,7 @@ use support::edit::Edit;
 use support::{FOLDERS, File, assert_bits, error, expected, folder, load, path};
 use tritlab_kernels::{Format, Packing};
 use tritlab_model::convert::convert;
-use tritlab_model::gguf::{Gguf, TensorType};
+use tritlab_model::gguf::{Array, Gguf, TensorType};
 use tritlab_model::tokenizer::Tokenizer;
 use tritlab_model::verify::models;
 use tritlab_model::{Config, Error};
@@ -17,7 +17,7 @@ use tritlab_model::{Config, Error};
 const BOTH: [&str; 5] = ["llama", "qwen3", "phi3-short", "phi3-long", "gemma3"];
 
 fn quiet(from: impl AsRef<Path>, to: impl AsRef<Path>) -> tritlab_model::Result<()> {
-    convert(from, to, Packing::I2_S, &mut |_, _, _| true).map(|_| ())
+    convert(from, to, Packing::I2_S, true, &mut |_, _, _| true).map(|_| ())
 }
 
 fn tensors(folder: &Path) -> Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)> {
@@ -46,9 +46,7 @@ fn a_folder_becomes_the_file_that_another_program_made() {
             assert_eq!(ours.data(o), theirs.data(t), "{name}: {}", t.name());
         }
         assert_eq!(ours.tensors().len(), theirs.tensors().len(), "{name}");
-        // A window as long as the context is none, which the comparison of the configurations covers.
-        let other = ["general.name", "phi3.attention.sliding_window"];
-        for (key, value) in theirs.metadata().iter().filter(|(k, _)| !other.contains(k)) {
+        for (key, value) in theirs.metadata().iter().filter(|(k, _)| *k != "general.name") {
             // Widths of integers differ; what is read does not.
             let found = ours.metadata().get(key).unwrap_or_else(|| panic!("{name}: no {key}"));
             let same = match (value.as_number(), found.as_number()) {
@@ -238,7 +236,7 @@ fn what_has_no_word_on_the_other_side_is_refused() {
         [(path("llama"), to.clone()), (folder("llama"), temporary.path().join("a.gguf"))]
     {
         for stop in [0, 5] {
-            let e = error(convert(&from, &to, Packing::I2_S, &mut |done, _, _| done < stop));
+            let e = error(convert(&from, &to, Packing::I2_S, false, &mut |done, _, _| done < stop));
             assert!(matches!(e, Error::Cancelled), "{e}");
             assert!(!to.exists() && std::fs::read_dir(temporary.path()).unwrap().count() == 1);
         }
@@ -256,15 +254,14 @@ fn with_vocabulary(name: &str, to: &Path) -> Vec<String> {
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&packed[..]), &mut bytes).unwrap();
     let vocabulary = Gguf::from_bytes(bytes).unwrap();
     let mut file = File::of("llama").without("output.weight");
+    let rows = vocabulary.metadata().require::<Array>("tokenizer.ggml.tokens").unwrap().len();
+    file = file.set("llama.vocab_size", rows as u32);
     for (key, value) in vocabulary.metadata().iter().filter(|(k, _)| k.starts_with("tokenizer.")) {
         file = file.set(key, value.into_owned());
     }
-    let tokens = vocabulary.metadata().get("tokenizer.ggml.tokens").unwrap();
-    let tritlab_model::gguf::Value::Array(tokens) = tokens else { panic!("an array") };
-    let rows = tokens.len() as u64;
     file.change("token_embd.weight", |t| {
-        t.dims[1] = rows;
-        t.data = vec![0; rows as usize * 96 * 4];
+        t.dims[1] = rows as u64;
+        t.data = vec![0; rows * 96 * 4];
     })
     .write(to);
     let inputs = std::fs::read_to_string(data.join("strings.txt")).unwrap();
@@ -274,6 +271,7 @@ fn with_vocabulary(name: &str, to: &Path) -> Vec<String> {
 #[track_caller]
 fn assert_same_tokenizer(name: &str, own: &Tokenizer, other: &Tokenizer, texts: &[String]) {
     assert_eq!((own.bos(), own.eos()), (other.bos(), other.eos()), "{name}");
+    assert_eq!(own.eog(), other.eog(), "{name}");
     for text in texts {
         for special in [false, true] {
             let ids = own.encode(text, special, special).unwrap();
@@ -360,4 +358,102 @@ fn norms_of_inputs_with_their_own_eps_are_refused() {
     assert!(e.to_string().contains("quantization_config.rms_norm_eps"), "{e}");
     assert!(e.to_string().contains("1e-5") || e.to_string().contains("0.00001"), "{e}");
     assert!(!temporary.path().join("out.gguf").exists());
+}
+
+/// There and back, what both forms can hold is what it was: ids with a role, windows, the bits of scales and how
+/// they are meant.
+#[test]
+fn a_folder_comes_back_as_it_was() {
+    let keys = [
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "sliding_window",
+        "max_position_embeddings",
+        "tie_word_embeddings",
+    ];
+    for name in FOLDERS {
+        let temporary = tempfile::tempdir().unwrap();
+        let at = |name: &str| temporary.path().join(name);
+        let mut edit = Edit::of(name);
+        // Scales of every kind of rounding: of some, the inverse of the inverse is a neighbour.
+        let mut next = 0.0123f32;
+        for t in edit.tensors.iter_mut().filter(|t| t.name.ends_with(".weight_scale")) {
+            next *= 1.37;
+            t.data = next.to_le_bytes().to_vec();
+        }
+        let edit = edit
+            .set("bos_token_id", serde_json::json!(3))
+            .set("eos_token_id", serde_json::json!([7, 4, 9]))
+            .set("pad_token_id", serde_json::json!(5))
+            .write();
+        quiet(edit.path(), at("a.gguf")).unwrap();
+        quiet(at("a.gguf"), at("back")).unwrap();
+        let config = |folder: &Path| -> serde_json::Value {
+            serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap()
+        };
+        let (own, back) = (config(edit.path()), config(&at("back")));
+        for key in keys.iter().filter(|key| !own[**key].is_null()) {
+            assert_eq!(own[*key], back[*key], "{name}: {key}");
+        }
+        if name.starts_with("bitnet-packed") {
+            let class = |config: &serde_json::Value| {
+                let class = &config["quantization_config"]["linear_class"];
+                class.as_str().unwrap_or("bitlinear").to_owned()
+            };
+            assert_eq!(class(&own), class(&back), "{name}");
+            assert!(back["quantization_config"]["exact_weight_scale"].is_null(), "{name}");
+            assert!(tensors(edit.path()) == tensors(&at("back")), "{name}");
+        }
+        // The file that the second folder makes is the first one.
+        quiet(at("back"), at("b.gguf")).unwrap();
+        let (a, b) = (Gguf::open(at("a.gguf")).unwrap(), Gguf::open(at("b.gguf")).unwrap());
+        for (key, value) in a.metadata().iter().filter(|(k, _)| *k != "general.name") {
+            assert_eq!(b.metadata().get(key), Some(value), "{name}: {key}");
+        }
+        for t in a.tensors() {
+            let other = b.tensor(t.name()).unwrap();
+            assert!(a.data(t) == b.data(other), "{name}: {}", t.name());
+        }
+    }
+}
+
+/// GGUF has keys for three ids that end a text; a fourth is not quietly left out.
+#[test]
+fn ends_that_have_no_key_are_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let edit = Edit::of("llama").set("eos_token_id", serde_json::json!([2, 3, 4, 5])).write();
+    let e = quiet(edit.path(), temporary.path().join("a.gguf")).unwrap_err();
+    assert!(matches!(e.cause(), Error::BadConfig { key, .. } if key == "eos_token_id"), "{e}");
+    assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn nothing_is_replaced_unasked() {
+    let temporary = tempfile::tempdir().unwrap();
+    let at = |name: &str| temporary.path().join(name);
+    std::fs::write(at("a.gguf"), "mine").unwrap();
+    std::fs::create_dir(at("taken")).unwrap();
+    let run = |to: &Path, force: bool| {
+        convert(folder("llama"), to, Packing::I2_S, force, &mut |_, _, _| true).map(|_| ())
+    };
+    let exists = |result: tritlab_model::Result<()>, file: &Path| match result {
+        Err(Error::Io { path, source }) => {
+            assert_eq!(path, file);
+            assert_eq!(source.kind(), std::io::ErrorKind::AlreadyExists);
+            source.to_string()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert!(exists(run(&at("a.gguf"), false), &at("a.gguf")).contains("force"));
+    assert_eq!(std::fs::read(at("a.gguf")).unwrap(), b"mine");
+    for force in [false, true] {
+        exists(run(&at("taken"), force), &at("taken"));
+    }
+    run(&at("a.gguf"), true).unwrap();
+    load(at("a.gguf")).unwrap();
+    for force in [false, true] {
+        let back = convert(at("a.gguf"), at("taken"), Packing::I2_S, force, &mut |_, _, _| true);
+        exists(back.map(|_| ()), &at("taken"));
+    }
 }

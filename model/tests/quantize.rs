@@ -285,6 +285,7 @@ fn folders_are_quantised_as_their_files() {
             support::folder(name),
             &whole,
             Default::default(),
+            false,
             &mut |_, _, _| true,
         )
         .unwrap();

@@ -109,20 +109,22 @@ pub(crate) struct ConvertReport {
 /// Write a Hugging Face folder as a GGUF file, or a GGUF file as a new folder, atomically.
 ///
 /// Weights keep their bits where the other side can hold them; quantised types become F32 in a
-/// folder. `i2_s` is the order of a file's I2_S codes, as in `Model.load`.
+/// folder. `i2_s` is the order of a file's I2_S codes, as in `Model.load`. A file that exists is a
+/// `FileExistsError` unless `force` replaces it; a folder that exists always is one.
 #[pyfunction]
-#[pyo3(signature = (src, dst, *, i2_s="I2_S", progress=None))]
+#[pyo3(signature = (src, dst, *, i2_s="I2_S", force=false, progress=None))]
 pub(crate) fn convert(
     py: Python<'_>,
     src: PathBuf,
     dst: PathBuf,
     i2_s: &str,
+    force: bool,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<ConvertReport> {
     let i2_s = i2_s_order(i2_s).or_raise()?;
     let mut progress = Progress::new(progress);
     let result = py.detach(|| {
-        converter::convert(&src, &dst, i2_s, &mut |done, total, name| {
+        converter::convert(&src, &dst, i2_s, force, &mut |done, total, name| {
             progress.call(done, total, name)
         })
     });

@@ -181,7 +181,13 @@ def explain(format, block, scale=None):
     return Explanation(block, scale)
 
 
-def explain_gguf(path, tensor, row=0, block=0):
+def _i2_s_order(name):
+    if name not in ("I2_S", "I2_S_64", "I2_S_ROWS4"):
+        raise FormatError(f"unknown packing {name}")
+
+
+def explain_gguf(path, tensor, row=0, block=0, *, i2_s="I2_S"):
+    _i2_s_order(i2_s)
     if tensor != "blk.0.attn_q.weight":
         raise ModelError(f"the tensor `{tensor}` is missing")
     return Explanation(bytes([row, block]))
@@ -207,6 +213,7 @@ class Model:
     def load(
         path, format=None, *, head=None, context=2048, i2_s="I2_S", imatrix=None, progress=None
     ):
+        _i2_s_order(i2_s)
         if Path(path).read_bytes()[:4] != b"GGUF":
             raise GgufError(f"{path} is not a GGUF file")
         if format == "TQ2_0":
@@ -333,8 +340,7 @@ class Imatrix:
 def quantize_gguf(
     src, dst, format, *, head=None, fallback=None, i2_s="I2_S", imatrix=None, progress=None
 ):
-    if i2_s != "I2_S":
-        raise FormatError(f"unknown packing {i2_s}")
+    _i2_s_order(i2_s)
     if imatrix is not None and Path(imatrix).read_bytes() != b"GGUF imatrix":
         raise ModelError("the importance matrix: general.type")
     Path(dst).write_bytes(b"GGUF")
@@ -353,9 +359,10 @@ def quantize_gguf(
     }
 
 
-def convert(src, dst, *, i2_s="I2_S", progress=None):
-    if i2_s != "I2_S":
-        raise FormatError(f"unknown packing {i2_s}")
+def convert(src, dst, *, i2_s="I2_S", force=False, progress=None):
+    _i2_s_order(i2_s)
+    if Path(dst).exists() and not force:
+        raise FileExistsError(f"{dst}: it exists already")
     Path(dst).write_bytes(b"GGUF")
     return {"tensors": 2, "bytes_out": 4, "tokenizer": False}
 

@@ -6,6 +6,7 @@ use tritlab_kernels::op::Activation;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::rope::{Rope, Scaling, llama3_divisors};
+use crate::tensors::Roles;
 
 /// What the tensors say about the model.
 pub(super) struct Found {
@@ -14,8 +15,23 @@ pub(super) struct Found {
     pub mlp_bias: bool,
     /// Modules that are not BitLinear, where some are.
     pub not_ternary: Option<Vec<String>>,
+    /// How their scales are meant.
+    pub linear_class: &'static str,
     /// Whether the scales are the factors themselves.
     pub exact_scales: bool,
+    /// Phi-3's window, also where it is none.
+    pub window: Option<usize>,
+    pub roles: Roles,
+}
+
+/// Ids with a role, as `config.json` and `generation_config.json` have them.
+pub(super) fn ids(roles: &Roles) -> Value {
+    let ends = match roles.ends.as_slice() {
+        [] => Value::Null,
+        [one] => json!(one),
+        several => json!(several),
+    };
+    json!({"bos_token_id": roles.bos, "eos_token_id": ends, "pad_token_id": roles.pad})
 }
 
 pub(super) fn write(c: &Config, found: &Found) -> Result<Value> {
@@ -49,6 +65,10 @@ pub(super) fn write(c: &Config, found: &Found) -> Result<Value> {
         "attention_bias": found.attention_bias,
     });
     let mut set = |key: &str, value: Value| out[key] = value;
+    let roles = ids(&found.roles);
+    for (key, id) in roles.as_object().into_iter().flatten().filter(|(_, id)| !id.is_null()) {
+        set(key, id.clone());
+    }
     let word = if model_type == "gemma3_text" { "hidden_activation" } else { "hidden_act" };
     set(word, json!(activation));
     if model_type == "llama" {
@@ -56,7 +76,7 @@ pub(super) fn write(c: &Config, found: &Found) -> Result<Value> {
     }
     if model_type == "phi3" {
         set("partial_rotary_factor", share(&c.rope, c.head_dim)?);
-        set("sliding_window", json!(c.local.as_ref().map(|l| l.window)));
+        set("sliding_window", json!(found.window));
         if let Scaling::Long { original, .. } = c.rope.scaling {
             set("original_max_position_embeddings", json!(original));
         }
@@ -74,7 +94,7 @@ pub(super) fn write(c: &Config, found: &Found) -> Result<Value> {
     if let Some(modules) = &found.not_ternary {
         let mut quantization = json!({
             "quant_method": "bitnet",
-            "linear_class": "autobitlinear",
+            "linear_class": found.linear_class,
             "quantization_mode": "offline",
             "modules_to_not_convert": modules,
         });

@@ -89,6 +89,6 @@ pub fn write<'a>(writer: &mut Writer<'_>, config: &'a Config) -> Result<Vec<Tabl
 }
 
 /// As the u32 that llama.cpp reads; larger numbers, which no model has, as u64.
-fn number(n: usize) -> Value<'static> {
+pub(super) fn number(n: usize) -> Value<'static> {
     u32::try_from(n).map_or(Value::U64(n as u64), Value::U32)
 }

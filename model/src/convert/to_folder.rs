@@ -9,16 +9,16 @@ use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 use tritlab_kernels::{Format, Matrix, Scales, Weights};
 
-use super::Summary;
 use super::config_json::{self, Found};
+use super::{CLASSES, LINEAR_CLASS, PHI3_WINDOW, Summary, WEIGHT_SCALE};
 use crate::bitlinear;
-use crate::config::Config;
+use crate::config::{Config, count};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::hugging_face::names::{self, Names};
 use crate::model::{Progress, fold};
 use crate::source::{format_of, gather, halves};
-use crate::tensors::{File, Source, Stored, check_all_used};
+use crate::tensors::{File, Roles, Source, Stored, check_all_used};
 use crate::tokenizer::Tokenizer;
 
 /// What a tensor of the folder is made from.
@@ -58,10 +58,6 @@ pub(super) fn write(
     destination: &Path,
     progress: &mut Progress<'_>,
 ) -> Result<Summary> {
-    if destination.exists() {
-        let why = std::io::Error::other("it exists already");
-        return Err(Error::io(destination)(why));
-    }
     let config = file.config()?;
     let (outs, found) = plan(file, &config)?;
     let parent = match destination.parent() {
@@ -79,7 +75,7 @@ pub(super) fn write(
         std::fs::write(&path, bytes).map_err(Error::io(&path))
     };
     save("config.json", &pretty(&config_json::write(&config, &found)?))?;
-    let tokenizer = tokenizer(file, &save)?;
+    let tokenizer = tokenizer(file, &found.roles, &save)?;
     let total = outs.len();
     let job = Job {
         file,
@@ -118,7 +114,10 @@ fn plan(file: &File, config: &Config) -> Result<(Vec<Out>, Found)> {
         attention_bias: false,
         mlp_bias: false,
         not_ternary: None,
+        linear_class: "autobitlinear",
         exact_scales: false,
+        window: window(file, config)?,
+        roles: file.roles()?,
     };
     let mut any_ternary = false;
     for name in names::all(config.layers) {
@@ -145,7 +144,6 @@ fn plan(file: &File, config: &Config) -> Result<(Vec<Out>, Found)> {
                 return Err(Error::ShapeMismatch { tensor: name, expected, found });
             }
             any_ternary = true;
-            found.exact_scales |= stored_scale(factor).is_none();
             let content = Content::Scale(factor);
             let name = format!("{own}_scale");
             outs.push(Out { name, dtype: Dtype::F32, shape: vec![1], content });
@@ -175,15 +173,42 @@ fn plan(file: &File, config: &Config) -> Result<(Vec<Out>, Found)> {
         found.not_ternary = Some(dense);
     }
     check_all_used(file, &used, &config.architecture)?;
-    // One meaning for all scales of a model.
-    if !found.exact_scales {
-        for out in &mut outs {
-            if let Content::Scale(s) = &mut out.content {
-                *s = stored_scale(*s).unwrap_or(*s);
-            }
-        }
-    }
+    let scales = outs.iter_mut().filter_map(|out| match &mut out.content {
+        Content::Scale(s) => Some(s),
+        _ => None,
+    });
+    store_scales(file, &mut found, scales.collect())?;
     Ok((outs, found))
+}
+
+/// Makes of factors what a folder has for them: with one meaning for all of a model. A file that was made of a
+/// folder knows that folder's, of which a factor's inverse is not always one.
+fn store_scales(file: &File, found: &mut Found, scales: Vec<&mut f32>) -> Result<()> {
+    let metadata = file.gguf.metadata();
+    let stated: Vec<f32> = metadata.optional(WEIGHT_SCALE)?.unwrap_or_default();
+    let class = metadata.optional::<Cow<'_, str>>(LINEAR_CLASS)?;
+    let class = CLASSES.into_iter().find(|(name, _)| class.as_deref() == Some(name));
+    if let Some((name, multiply)) = class
+        && stated.len() == scales.len()
+        && stated.iter().zip(&scales).all(|(s, f)| bitlinear::factor(*s, multiply) == **f)
+    {
+        found.linear_class = name;
+        scales.into_iter().zip(stated).for_each(|(scale, stated)| *scale = stated);
+        return Ok(());
+    }
+    found.exact_scales = scales.iter().any(|s| stored_scale(**s).is_none());
+    if !found.exact_scales {
+        scales.into_iter().for_each(|s| *s = stored_scale(*s).unwrap_or(*s));
+    }
+    Ok(())
+}
+
+/// Phi-3's window as the file states it: one that is no smaller than the context is none when a model runs.
+fn window(file: &File, config: &Config) -> Result<Option<usize>> {
+    match config.architecture.as_str() {
+        "phi3" => Ok(count(&file.gguf, PHI3_WINDOW)?.filter(|w| *w != 0)),
+        _ => Ok(None),
+    }
 }
 
 fn scale_name(weight: &str) -> String {
@@ -288,10 +313,19 @@ impl Tensor<'_, '_> {
 }
 
 /// What the file has of a tokenizer.
-fn tokenizer(file: &File, save: &impl Fn(&str, &[u8]) -> Result<()>) -> Result<bool> {
+fn tokenizer(
+    file: &File,
+    roles: &Roles,
+    save: &impl Fn(&str, &[u8]) -> Result<()>,
+) -> Result<bool> {
     let metadata = file.gguf.metadata();
     let whole = metadata.optional::<Cow<'_, str>>("tokenizer.huggingface.json")?;
-    let Ok(tokenizer) = file.tokenizer() else { return Ok(false) };
+    let Ok(tokenizer) = file.tokenizer() else {
+        if *roles != Roles::default() {
+            save("generation_config.json", &pretty(&config_json::ids(roles)))?;
+        }
+        return Ok(false);
+    };
     let mut saved = true;
     if let Some(json) = whole {
         save("tokenizer.json", json.as_bytes())?;
@@ -300,15 +334,19 @@ fn tokenizer(file: &File, save: &impl Fn(&str, &[u8]) -> Result<()>) -> Result<b
     } else {
         saved = false;
     }
-    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).map(str::to_owned);
+    let text = |id: Option<u32>| {
+        id.and_then(|id| tokenizer.token(id)).filter(|text| !text.is_empty()).map(str::to_owned)
+    };
     let config = json!({
         "bos_token": text(tokenizer.bos()),
         "eos_token": text(tokenizer.eos()),
+        "pad_token": text(roles.pad),
         "add_bos_token": tokenizer.adds_bos(),
         "chat_template": tokenizer.chat_template(),
     });
     save("tokenizer_config.json", &pretty(&config))?;
-    let generation = json!({"bos_token_id": tokenizer.bos(), "eos_token_id": tokenizer.eog()});
+    let (bos, ends) = (tokenizer.bos(), tokenizer.eog().to_vec());
+    let generation = config_json::ids(&Roles { bos, ends, pad: roles.pad });
     save("generation_config.json", &pretty(&generation))?;
     Ok(saved)
 }

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 
 use tritlab_kernels::{Format, Matrix, Weights};
 
-use super::{Summary, keys};
+use super::{CLASSES, LINEAR_CLASS, PHI3_WINDOW, Summary, WEIGHT_SCALE, keys};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::gguf::{TensorInfo, TensorType, Value, WriteError, Writer};
+use crate::gguf::{Array, TensorInfo, TensorType, Value, WriteError, Writer};
 use crate::hugging_face::{Folder, names};
 use crate::model::Progress;
 use crate::quantize::Origin;
 use crate::source::{gather, interleaved};
-use crate::tensors::{Source, Stored, check_all_used, located};
+use crate::tensors::{Roles, Source, Stored, check_all_used, located};
 use crate::tokenizer::Tokenizer;
 
 /// Weights that are converted together where a matrix is not copied as it is.
@@ -66,10 +66,30 @@ impl Contents {
             writer.set("general.name", name.to_string_lossy().into_owned())?;
         }
         keys::write(writer, &self.config)?;
+        if let Some(window) = self.folder.phi3_window() {
+            writer.set(PHI3_WINDOW, keys::number(window))?;
+        }
+        self.scales(writer)?;
         let linear = self.tensors.iter().find(|t| names::is_linear_weight(&t.name)).map(|t| t.ty);
         writer.set("general.file_type", file_type(linear))?;
         writer.set("general.quantization_version", 2u32)?;
         tokenizer(writer, &self.folder, &self.path, self.config.vocab)
+    }
+
+    /// Sets the scales of BitLinear layers, if the folder has one of each that takes its way through inverses.
+    fn scales(&self, writer: &mut Writer<'_>) -> Result<()> {
+        let codes = self.tensors.iter().filter_map(|t| match &t.content {
+            Content::Codes(t) => Some(self.folder.weight_scale(t)),
+            _ => None,
+        });
+        let scales: Option<Vec<f32>> = codes.collect::<Result<_>>()?;
+        let class = self.folder.multiplies();
+        let class = CLASSES.into_iter().find(|(_, multiply)| Some(*multiply) == class);
+        if let (Some(scales), Some((class, _))) = (scales.filter(|s| !s.is_empty()), class) {
+            writer.set(LINEAR_CLASS, class.to_owned())?;
+            writer.set(WEIGHT_SCALE, Array::from_f32(&scales))?;
+        }
+        Ok(())
     }
 }
 
@@ -248,9 +268,10 @@ fn file_type(linear: Option<TensorType>) -> u32 {
 /// of the files beside it; and as tables, for programs that read nothing else, where it is byte-level BPE.
 fn tokenizer(writer: &mut Writer<'_>, folder: &Folder, path: &Path, vocab: usize) -> Result<()> {
     let file = path.join("tokenizer.json");
+    let stated = folder.roles()?;
     if !file.is_file() {
         writer.set("tokenizer.ggml.model", "no_vocab".to_owned())?;
-        return Ok(());
+        return ids(writer, &stated);
     }
     let tokenizer: Tokenizer = folder.tokenizer()?;
     let json = std::fs::read_to_string(&file).map_err(Error::io(&file))?;
@@ -260,14 +281,31 @@ fn tokenizer(writer: &mut Writer<'_>, folder: &Folder, path: &Path, vocab: usize
         writer.set("tokenizer.ggml.model", "no_vocab".to_owned())?;
     }
     writer.set("tokenizer.huggingface.json", json)?;
-    for (key, id) in [("bos", tokenizer.bos()), ("eos", tokenizer.eos())] {
-        if let Some(id) = id {
-            writer.set(&format!("tokenizer.ggml.{key}_token_id"), Value::U32(id))?;
-        }
-    }
+    // Those that end a text by their names need no key.
+    let others = stated.ends.into_iter();
+    let others = others.filter(|id| Some(*id) != tokenizer.eos() && !tokenizer.ends_by_name(*id));
+    let ends = tokenizer.eos().into_iter().chain(others).collect();
+    ids(writer, &Roles { bos: tokenizer.bos(), ends, pad: stated.pad })?;
     writer.set("tokenizer.ggml.add_bos_token", tokenizer.adds_bos())?;
     if let Some(template) = tokenizer.chat_template() {
         writer.set("tokenizer.chat_template", template.to_owned())?;
+    }
+    Ok(())
+}
+
+/// Sets the ids with a role. GGUF has three keys for ids that end a text or a turn.
+fn ids(writer: &mut Writer<'_>, roles: &Roles) -> Result<()> {
+    const ENDS: [&str; 3] = ["eos", "eot", "eom"];
+    if let Some(id) = roles.ends.get(ENDS.len()) {
+        let reason =
+            format!("GGUF has keys for three ids that end a text, and none for the fourth, {id}");
+        return Err(Error::BadConfig { key: "eos_token_id".to_owned(), reason });
+    }
+    let ends = ENDS.into_iter().zip(roles.ends.iter().copied());
+    let bos = roles.bos.map(|id| ("bos", id));
+    let pad = roles.pad.map(|id| ("padding", id));
+    for (key, id) in bos.into_iter().chain(ends).chain(pad) {
+        writer.set(&format!("tokenizer.ggml.{key}_token_id"), Value::U32(id))?;
     }
     Ok(())
 }

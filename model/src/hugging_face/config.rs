@@ -24,6 +24,8 @@ pub(super) struct Description {
     pub attention_bias: bool,
     /// Whether the feed-forward layers have biases.
     pub mlp_bias: bool,
+    /// The window that is stated, used or not.
+    pub window: Option<usize>,
     /// BitLinear layers, if there are any.
     pub quantization: Option<Quantization>,
     /// Sizes that tensors have and the file does not state, with what stands for them.
@@ -290,6 +292,7 @@ impl Family {
             tied: tied.or(self.tied.then_some(true)),
             attention_bias: flag("attention_bias")?,
             mlp_bias: flag("mlp_bias")?,
+            window: keys.count("sliding_window")?,
             quantization,
             assumed: sizes.into_iter().filter(|(s, _)| keys.get(s.word()).is_none()).collect(),
             prefix: if root.has("text_config") && gemma { "text_config." } else { "" },

@@ -693,21 +693,23 @@ def explain(
     """
 
 def explain_gguf(
-    path: str | PathLike[str], tensor: str, row: int = 0, block: int = 0
+    path: str | PathLike[str], tensor: str, row: int = 0, block: int = 0, *, i2_s: str = "I2_S"
 ) -> Explanation:
-    """Explain a block of a tensor of a GGUF file."""
+    """Explain a block of a tensor of a GGUF file; `i2_s` as in `Model.load`."""
 
 def convert(
     src: str | PathLike[str],
     dst: str | PathLike[str],
     *,
     i2_s: str = "I2_S",
+    force: bool = False,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Write a Hugging Face folder as a GGUF file, or a GGUF file as a new folder, atomically.
 
     Weights keep their bits where the other side can hold them; quantised types become F32 in a
-    folder. `i2_s` is the order of a file's I2_S codes, as in `Model.load`.
+    folder. `i2_s` is the order of a file's I2_S codes, as in `Model.load`. A file that exists is a
+    `FileExistsError` unless `force` replaces it; a folder that exists always is one.
     """
 
 def inspect_folder(path: str | PathLike[str]) -> FolderInfo:

@@ -49,7 +49,7 @@ def convert(
         hint = "; --force replaces it" if out.is_file() else ""
         raise FileExistsError(f"{out} exists{hint}")
     with Bar() as bar:
-        report = _native.convert(source, out, i2_s=i2_s, progress=bar.step("convert"))
+        report = _native.convert(source, out, i2_s=i2_s, force=force, progress=bar.step("convert"))
     if json:
         print(to_json({"out": str(out), **report}))
         return
