@@ -6,7 +6,7 @@ use numpy::PyArray1;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict};
 use tritlab_kernels::explain::{self as kernels, Values};
-use tritlab_kernels::{Error, Format, Packing};
+use tritlab_kernels::{Error, Format};
 use tritlab_model::gguf::Gguf;
 use tritlab_model::source;
 
@@ -186,21 +186,26 @@ pub(crate) fn explain(
     kernels::explain(format, bytes.slice()?, scale).or_raise().map(Explanation)
 }
 
-/// Explain a block of a tensor of a GGUF file.
+/// Explain a block of a tensor of a GGUF file; `i2_s` as in `Model.load`.
 #[pyfunction]
-#[pyo3(signature = (path, tensor, row=0, block=0))]
+#[pyo3(signature = (path, tensor, row=0, block=0, *, i2_s="I2_S"))]
 pub(crate) fn explain_gguf(
     py: Python<'_>,
     path: PathBuf,
     tensor: &str,
     #[pyo3(from_py_with = arguments::row)] row: usize,
     #[pyo3(from_py_with = arguments::block)] block: usize,
+    i2_s: &str,
 ) -> PyResult<Explanation> {
+    let i2_s = source::i2_s_order(i2_s).or_raise()?;
     py.detach(|| {
         let gguf = Gguf::open(&path)?;
-        let missing = || tritlab_model::Error::MissingTensor { name: tensor.to_owned() };
+        let missing = || tritlab_model::Error::InFile {
+            path: path.clone(),
+            source: Box::new(tritlab_model::Error::MissingTensor { name: tensor.to_owned() }),
+        };
         let info = gguf.tensor(tensor).ok_or_else(missing)?;
-        let explained = source::matrix(&gguf, info, Packing::default())?.explain(row, block);
+        let explained = source::matrix(&gguf, info, i2_s)?.explain(row, block);
         explained.map_err(|source| tensor_error(tensor, source))
     })
     .or_raise()

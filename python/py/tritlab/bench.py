@@ -39,15 +39,19 @@ def bench(
     repetitions: int = 5,
     threads: Sequence[int] = (),
     head: str | None = None,
+    i2_s: str = "I2_S",
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Time prefill and decode for every format and thread count."""
+    """Time prefill and decode for every format and thread count.
+
+    `head` and `i2_s` are those of `Model.load`.
+    """
     path = _models.resolve(model)
     rows: list[dict[str, Any]] = []
     before = _native.get_threads()
     try:
         for name in [parse_format(item) for item in formats]:
-            loaded = Model.load(path, name, head=head, context=max(n_prompt, n_gen))
+            loaded = Model.load(path, name, head=head, context=max(n_prompt, n_gen), i2_s=i2_s)
             for count in threads or (before,):
                 _native.set_threads(count)
                 bandwidth = _native.measure_bandwidth(count)

@@ -89,12 +89,13 @@ def make(
     reference_head: str | None,
     measured: Measured,
     reference_model: dict[str, Any] | None = None,
+    i2_s: str = "I2_S",
 ) -> dict[str, Any]:
     """Build the receipt of one evaluation that has just been made.
 
     `format` and `reference` are what `Model.load` was asked for ("file" for the file's own types);
     `reference` is `None` where there was no comparison, `reference_model` where the reference was
-    of the same file.
+    of the same file. `i2_s` is the order of I2_S codes, of both.
     """
     return {
         "schema": SCHEMA,
@@ -107,6 +108,7 @@ def make(
         "reference": reference,
         "reference_head": reference_head,
         "reference_model": reference_model,
+        "i2_s": i2_s,
         "backend": _native.current_backend(),
         "threads": _native.get_threads(),
         "seed": None,  # nothing is sampled in an evaluation
@@ -161,7 +163,7 @@ def rerun(
     """
     checks: list[Check] = []
     loaded: dict[
-        tuple[str, str, str | None], _native.Model
+        tuple[str, str, str | None, str], _native.Model
     ] = {}  # the reference, kept while it is the same
     for number, item in enumerate(receipts):
         other = item.get("reference_model")
@@ -174,17 +176,20 @@ def rerun(
             _same("reference model", other, sha256_model(ref_path))
         _same("text", item["text"], corpus.sha256)
         context = int(item["text"]["context"])
+        i2_s = item.get("i2_s", "I2_S")  # older receipts have none
 
         if progress is not None:
             progress(number, len(receipts), f"{item['label']}: loading")
         reference = None
         if item["reference"] is not None:
-            key = (str(ref_path), item["reference"], item["reference_head"])
+            key = (str(ref_path), item["reference"], item["reference_head"], i2_s)
             if key not in loaded:
                 loaded.clear()
-                loaded[key] = _load(ref_path, item["reference"], item["reference_head"], context)
+                loaded[key] = _load(
+                    ref_path, item["reference"], item["reference_head"], context, i2_s
+                )
             reference = loaded[key]
-        subject = _load(path, item["format"], item["head"], context)
+        subject = _load(path, item["format"], item["head"], context, i2_s)
         part = cut(corpus.tokenize(subject), context, int(item["text"]["windows"]))
         if progress is not None:
             progress(number, len(receipts), f"{item['label']}: evaluating")
@@ -196,9 +201,9 @@ def rerun(
     return checks
 
 
-def _load(path: Path, format: str, head: str | None, context: int) -> _native.Model:
+def _load(path: Path, format: str, head: str | None, context: int, i2_s: str) -> _native.Model:
     return _native.Model.load(
-        path, None if format == "file" else format, head=head, context=context
+        path, None if format == "file" else format, head=head, context=context, i2_s=i2_s
     )
 
 

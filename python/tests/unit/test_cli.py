@@ -143,6 +143,34 @@ def test_imatrix(run, model, text, tmp_path):
     assert run("quantize", model, quantized, "-f", "Q4_0", "--imatrix", out).exit_code == 0
 
 
+def test_the_order_of_i2_s_codes(run, model, text, tmp_path):
+    """Every command that reads a model takes it, and hands it on."""
+    for command, *arguments in (
+        ("perplexity", model, "-t", text),
+        ("generate", model, "Once"),
+        ("chat", model, "-m", "hello"),
+        ("imatrix", model, "-t", text, "-o", tmp_path / "i.gguf"),
+        ("bench", model),
+        ("explain", "--file", model, "--tensor", "blk.0.attn_q.weight"),
+        ("quantize", model, tmp_path / "q.gguf", "-f", "Q4_0"),
+        ("convert", model, tmp_path / "c.gguf"),
+    ):
+        got = run(command, *arguments, "--i2-s", "I2_S_63")
+        assert got.exit_code == 1, command
+        assert "I2_S_63" in got.stderr, command
+        got = run(command, *arguments, "--i2-s", "I2_S_64")
+        assert got.exit_code == 0, (command, got.stderr)
+    run("perplexity", model, "-t", text, "--i2-s", "I2_S_64", "--receipt", tmp_path / "r.json")
+    receipt = json.loads((tmp_path / "r.json").read_text())
+    assert receipt["i2_s"] == "I2_S_64"
+    assert run("rerun", tmp_path / "r.json").exit_code == 0
+    (tmp_path / "r.json").write_text(json.dumps({**receipt, "i2_s": "I2_S_63"}))
+    assert "I2_S_63" in run("rerun", tmp_path / "r.json").stderr
+    del receipt["i2_s"]  # as older receipts are
+    (tmp_path / "r.json").write_text(json.dumps(receipt))
+    assert run("rerun", tmp_path / "r.json").exit_code == 0
+
+
 def test_a_missing_folder_is_said_before_the_work(run, fake, model, text, tmp_path, monkeypatch):
     monkeypatch.setattr(fake._native.Model, "load", lambda *_, **__: pytest.fail("work was done"))
     file = tmp_path / "absent" / "file"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tritlab._options import BackendOption, HeadOption, ModelArgument
+from tritlab._options import BackendOption, HeadOption, I2SOption, ModelArgument
 from tritlab._terminal import Bar, use_settings
 from tritlab.cli._app import app
 
@@ -40,6 +40,7 @@ def bench(
         str, typer.Option("--output", metavar="md|csv|json|jsonl", help="Form of the rows.")
     ] = "md",
     head: HeadOption = None,
+    i2_s: I2SOption = "I2_S",
     backend: BackendOption = None,
     json: Annotated[bool, typer.Option("--json", help="Short for --output json.")] = False,
 ) -> None:
@@ -83,6 +84,7 @@ def bench(
             repetitions=repetitions,
             threads=counts,
             head=head,
+            i2_s=i2_s,
             progress=bar.step("time"),
         )
     print(benchmark.render(rows, output))

@@ -14,6 +14,7 @@ from tritlab._options import (
     ContextOption,
     FormatOption,
     HeadOption,
+    I2SOption,
     KvOption,
     MaxTokensOption,
     MinPOption,
@@ -56,6 +57,7 @@ def chat(
     kv: KvOption = "f32",
     format: FormatOption = "file",
     head: HeadOption = None,
+    i2_s: I2SOption = "I2_S",
     context: ContextOption = 2048,
     threads: ThreadsOption = None,
     backend: BackendOption = None,
@@ -84,6 +86,7 @@ def chat(
             parse_format(format),
             head=head,
             context=context,
+            i2_s=i2_s,
             progress=bar.step("load"),
         )
     messages: list[dict[str, Any]] = []

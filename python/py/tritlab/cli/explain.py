@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tritlab import _native
-from tritlab._options import JsonOption
+from tritlab._options import I2SOption, JsonOption
 from tritlab.cli._app import app
 
 
@@ -64,6 +64,7 @@ def explain(
             "--html", metavar="FILE", help="Also write a page in colours.", show_default=False
         ),
     ] = None,
+    i2_s: I2SOption = "I2_S",
     json: JsonOption = False,
 ) -> None:
     """Draw a block's bytes as the fields they are, and how weights come out of them.
@@ -102,7 +103,7 @@ def explain(
     elif file is not None and tensor is not None:
         from tritlab import _models
 
-        explained = _native.explain_gguf(_models.resolve(file), tensor, row, block)
+        explained = _native.explain_gguf(_models.resolve(file), tensor, row, block, i2_s=i2_s)
         if format is not None and format.upper() != explained.format:
             raise _native.FormatError(f"{tensor} is {explained.format}, not {format.upper()}")
     else:

@@ -12,6 +12,7 @@ from tritlab._options import (
     ContextOption,
     FormatOption,
     HeadOption,
+    I2SOption,
     JsonOption,
     KvOption,
     MaxTokensOption,
@@ -46,6 +47,7 @@ def generate(
     kv: KvOption = "f32",
     format: FormatOption = "file",
     head: HeadOption = None,
+    i2_s: I2SOption = "I2_S",
     context: ContextOption = 2048,
     threads: ThreadsOption = None,
     backend: BackendOption = None,
@@ -69,7 +71,12 @@ def generate(
     wanted = parse_format(format)
     with Bar() as bar:
         loaded = _native.Model.load(
-            _models.resolve(model), wanted, head=head, context=context, progress=bar.step("load")
+            _models.resolve(model),
+            wanted,
+            head=head,
+            context=context,
+            i2_s=i2_s,
+            progress=bar.step("load"),
         )
 
     # The prompt is shown with the first piece: an error before it has a line of its own.

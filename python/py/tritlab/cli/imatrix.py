@@ -13,6 +13,7 @@ from tritlab._options import (
     ContextOption,
     ForceOption,
     FormatOption,
+    I2SOption,
     JsonOption,
     ModelArgument,
     TextOption,
@@ -30,6 +31,7 @@ def imatrix(
         Path, typer.Option("--out", "-o", metavar="FILE", help="The GGUF file to write.")
     ] = Path("imatrix.gguf"),
     format: FormatOption = "file",
+    i2_s: I2SOption = "I2_S",
     context: ContextOption = 512,
     chunks: Annotated[
         int,
@@ -66,6 +68,7 @@ def imatrix(
             _models.resolve(model),
             parse_format(format),
             context=context,
+            i2_s=i2_s,
             progress=bar.step("load"),
         )
         made = collect_imatrix(

@@ -13,6 +13,7 @@ from tritlab._options import (
     ContextOption,
     FormatOption,
     HeadOption,
+    I2SOption,
     JsonOption,
     ModelArgument,
     TextOption,
@@ -43,6 +44,7 @@ def perplexity(
         typer.Option("--chunks", "-n", min=0, metavar="N", help="Windows; 0 for the whole text."),
     ] = 0,
     head: HeadOption = None,
+    i2_s: I2SOption = "I2_S",
     receipt: Annotated[
         Path | None,
         typer.Option(
@@ -83,9 +85,11 @@ def perplexity(
     with Bar() as bar:
         other = None
         if reference is not None:
-            other = _native.Model.load(path, base, context=context, progress=bar.step("reference"))
+            other = _native.Model.load(
+                path, base, context=context, i2_s=i2_s, progress=bar.step("reference")
+            )
         loaded = _native.Model.load(
-            path, wanted, head=head, context=context, progress=bar.step("load")
+            path, wanted, head=head, context=context, i2_s=i2_s, progress=bar.step("load")
         )
         part = cut(corpus.tokenize(loaded), context, chunks or None)
         measured = measure(loaded, part, other, bar.step("evaluate"))
@@ -98,6 +102,7 @@ def perplexity(
         head=head,
         reference=None if reference is None else base or "file",
         reference_head=None,
+        i2_s=i2_s,
         measured=measured,
     )
     if receipt is not None:
