@@ -12,6 +12,7 @@ for piece in m.stream("Once"): ...         # or m.generate, m.generate_batch, m.
 m.capture(ids, ["blk.*", "blk.0.attention"])  # activations as arrays
 tl.perplexity(m, text)
 tl.compare("model.gguf", ["F16", "Q8_0", "Q4_0", "TERNARY"], text)
+tl.sweep("grid.yaml", "results")           # models x formats x activations x texts x seeds
 tl.convert("folder", "model.gguf")         # Hugging Face folder to GGUF, or back
 tl.verify("folder", "model.gguf")          # the same weights? or the first that differs
 full, ternary = tl.load_pair()             # two small models, one trained in ternary
@@ -53,13 +54,16 @@ if TYPE_CHECKING:
     from tritlab import pair, testing
     from tritlab.comparison import compare, perplexity
     from tritlab.evaluation import collect_imatrix as imatrix
+    from tritlab.logprobs import LogProbs
     from tritlab.pair import load_pair
+    from tritlab.sweeps import sweep
     from tritlab.verification import verify
 
 __all__ = [
     "Activations",
     "Explanation",
     "Imatrix",
+    "LogProbs",
     "Matrix",
     "Model",
     "Ternary",
@@ -83,6 +87,7 @@ __all__ = [
     "project",
     "quantize",
     "quantize_activations",
+    "sweep",
     "testing",
     "threads",
     "verify",
@@ -167,6 +172,14 @@ def __getattr__(name: str) -> Any:
         from tritlab.pair import load_pair
 
         return load_pair
+    if name == "sweep":
+        from tritlab.sweeps import sweep
+
+        return sweep
+    if name == "LogProbs":
+        from tritlab.logprobs import LogProbs
+
+        return LogProbs
     if name == "imatrix":
         from tritlab.evaluation import collect_imatrix
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Reporter(Protocol):
-    """Hears about rows (one per format) and the steps inside each."""
+    """Hears about rows (one per format or cell) and the steps inside each."""
 
     def start(self, rows: int) -> None:
         """Expect this many rows."""
@@ -50,16 +50,17 @@ class Quiet:
 
 
 class Tqdm(Quiet):
-    """One bar over the rows, in notebooks and terminals."""
+    """One bar over the rows, in notebooks and terminals; a row is a `unit`."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "format") -> None:
         self._bar: Any = None
+        self._unit = unit
 
     def start(self, rows: int) -> None:
         """See `Reporter`."""
         from tqdm.auto import tqdm
 
-        self._bar = tqdm(total=rows, unit="format")
+        self._bar = tqdm(total=rows, unit=self._unit)
 
     def step(self, label: str, what: str) -> Progress:
         """See `Reporter`."""
@@ -91,8 +92,10 @@ class Lines(Quiet):
 class Bars(Quiet):
     """Two live bars under the finished rows: for terminals."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, rows: str = "all formats") -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._rows = rows
 
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -107,14 +110,14 @@ class Bars(Quiet):
 
     def start(self, rows: int) -> None:
         """See `Reporter`."""
-        self._all = self._progress.add_task("all formats", total=rows)
-        self._step = self._progress.add_task("", total=None)
+        self._all = self._progress.add_task(self._rows, total=rows)
         self._progress.start()
 
     def step(self, label: str, what: str) -> Progress:
         """See `Reporter`."""
+        if self._step is None:
+            self._step = self._progress.add_task("", total=None)
         task = self._step
-        assert task is not None
         self._progress.reset(task, total=None, description=f"{label}: {what}")
 
         def update(done: int, total: int, detail: str) -> None:

@@ -42,13 +42,13 @@ def new_console() -> Console:
     return console
 
 
-def reporter() -> Reporter:
+def reporter(rows: str = "all formats") -> Reporter:
     from rich.console import Console
 
     from tritlab._progress import Bars, Lines
 
     console = Console(stderr=True)
-    return Bars(console) if console.is_terminal else Lines()
+    return Bars(console, rows) if console.is_terminal else Lines()
 
 
 def print_quality(quality: Quality, label: str, sentence: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import io
 import math
@@ -11,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -23,12 +22,13 @@ from tritlab._progress import Quiet, Reporter, Tqdm
 from tritlab._row import Row
 from tritlab._run import Run
 from tritlab.evaluation import Corpus, Text, cut, measure
+from tritlab.logprobs import LogProbs
 from tritlab.paired import Difference, difference
+from tritlab.records import Records, csv_text
 from tritlab.statistics import Estimate, Quality
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import pandas as pd
     from matplotlib.figure import Figure
 
     from tritlab._types import Progress
@@ -38,7 +38,7 @@ Other: TypeAlias = "str | os.PathLike[str] | tuple[str | os.PathLike[str], str |
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Records):
     """Outcome of `compare`. Shows itself in a notebook; `save` writes tables, figures, report."""
 
     rows: list[Row]
@@ -58,6 +58,8 @@ class Comparison:
     created: str
     impossible: dict[str, str] = field(default_factory=dict)
     """Formats that this model's shapes do not fit, and why."""
+
+    _index: ClassVar[str | None] = "format"
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -157,23 +159,17 @@ class Comparison:
             for a in labels[i + 1 :]
         ]
 
-    def to_pandas(self) -> pd.DataFrame:
-        """Return `records` as a DataFrame indexed by format (needs the extra `frames`)."""
-        try:
-            import pandas as pd
-        except ImportError:
-            from tritlab.errors import NotInstalledError
-
-            raise NotInstalledError(
-                "a DataFrame needs pandas; run: pip install 'tritlab[frames]'"
-            ) from None
-        return pd.DataFrame.from_records(self.records, index="format")
-
     def to_markdown(self) -> str:
         """Table for a README, with the sentences that it must not be shown without."""
         from tritlab.report.text import markdown
 
         return markdown(self)
+
+    def to_latex(self) -> str:
+        """Two tables for a paper (package booktabs), what it costs and what it buys, and notes."""
+        from tritlab.report.text import latex
+
+        return latex(self)
 
     def figures(self) -> dict[str, Figure]:
         """Figures by name (needs the extra `plot`)."""
@@ -236,7 +232,7 @@ class Comparison:
 
         out = Path(folder)
         out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / "results.csv", _csv(self.records))
+        write_atomic(out / "results.csv", csv_text(self.records))
         write_atomic(out / "results.json", to_json(self.to_dict()) + "\n")
         write_atomic(out / "results.md", self.to_markdown())
         arrays = {
@@ -391,25 +387,17 @@ def perplexity(
     model: Model | str | os.PathLike[str],
     text: Text,
     *,
-    reference: Model | None = None,
+    reference: Model | LogProbs | None = None,
     context: int = 512,
     chunks: int | None = None,
     progress: Progress | None = None,
 ) -> Quality:
     """Perplexity by llama.cpp's convention, and the comparison with `reference` if there is one.
 
-    `text` is the text itself, a `Path` to it, or int32 token ids; `chunks` limits the number of
-    windows of `context` tokens.
+    `reference` is a model, or a run of one that `LogProbs` stored. `text` is the text itself, a
+    `Path` to it, or int32 token ids; `chunks` limits the number of windows of `context` tokens.
     """
     if not isinstance(model, Model):
         model = Model.load(_models.resolve(model), context=context)
     part = cut(Corpus.read(text).tokenize(model), context, chunks)
     return measure(model, part, reference, progress).quality
-
-
-def _csv(records: list[dict[str, Any]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return buffer.getvalue()

@@ -20,6 +20,7 @@ __all__ = [
     "NotInstalledError",
     "ReceiptError",
     "ShapeError",
+    "SweepError",
     "TokenizerError",
     "TritlabError",
 ]
@@ -31,3 +32,7 @@ class NotInstalledError(TritlabError):
 
 class ReceiptError(TritlabError):
     """A receipt that cannot be read, or whose model or text is not the one recorded."""
+
+
+class SweepError(TritlabError):
+    """A sweep that cannot be run as its file says, or an engine that gave up."""

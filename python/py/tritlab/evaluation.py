@@ -12,6 +12,7 @@ import numpy as np
 
 from tritlab import pair
 from tritlab._native import EvaluationError, Imatrix, Model
+from tritlab.logprobs import LogProbs
 from tritlab.statistics import Quality, quality
 
 if TYPE_CHECKING:
@@ -127,11 +128,16 @@ class Measured:
 def measure(
     model: Model,
     part: Slice,
-    reference: Model | None = None,
+    reference: Model | LogProbs | None = None,
     progress: Progress | None = None,
 ) -> Measured:
-    """Evaluate a model on a slice, and fingerprint its logits."""
-    arrays = model.evaluate(part.ids, context=part.context, reference=reference, progress=progress)
+    """Evaluate a model on a slice, beside a reference that runs or that was stored."""
+    if isinstance(reference, LogProbs):
+        arrays = reference.evaluate(model, part, progress)
+    else:
+        arrays = model.evaluate(
+            part.ids, context=part.context, reference=reference, progress=progress
+        )
     mark = model.fingerprint(part.ids[: min(FINGERPRINT_TOKENS, part.context)])
     return Measured(quality(arrays), arrays, mark)
 

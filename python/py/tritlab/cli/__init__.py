@@ -12,6 +12,7 @@ __all__ = ["app", "main"]
 # In the order of `tritlab --help`; importing a command adds it.
 for _command in (
     "compare",
+    "sweep",
     "perplexity",
     "generate",
     "chat",

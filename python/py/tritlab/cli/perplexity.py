@@ -38,6 +38,18 @@ def perplexity(
             show_default=False,
         ),
     ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            "--store",
+            metavar="FOLDER",
+            help="Keep the reference's log-probabilities here, or use those that are.",
+            show_default=False,
+        ),
+    ] = None,
+    store_type: Annotated[
+        str, typer.Option("--store-type", metavar="f32|f16", help="f16 rounds, and says how much.")
+    ] = "f32",
     context: ContextOption = 512,
     chunks: Annotated[
         int,
@@ -68,13 +80,17 @@ def perplexity(
       tritlab perplexity smollm2 --text book.txt
       tritlab perplexity my.gguf -t book.txt -f Q4_0 --reference F16 --chunks 8
       tritlab perplexity my.gguf -t book.txt --receipt receipt.json
+      tritlab perplexity my.gguf -t book.txt -f Q4_0 --reference F16 --store f16-run
     """
     from tritlab import _models
     from tritlab import receipt as receipts
     from tritlab._files import require_folder, to_json, write_atomic
     from tritlab._formats import describe, parse_format
     from tritlab.evaluation import Corpus, cut, measure
+    from tritlab.logprobs import LogProbs
 
+    if store is not None and reference is None:
+        raise typer.BadParameter("needs --reference: what is stored", param_hint="--store")
     if receipt is not None:
         require_folder(receipt)
     use_settings(threads, backend)
@@ -83,11 +99,24 @@ def perplexity(
     base = None if reference is None else parse_format(reference)
     corpus = Corpus.read(text)
     with Bar() as bar:
-        other = None
-        if reference is not None:
+        other: _native.Model | LogProbs | None = None
+        if store is not None and store.exists():
+            other = LogProbs.open(store)
+            other.require(path, base)
+        elif reference is not None:
             other = _native.Model.load(
                 path, base, context=context, i2_s=i2_s, progress=bar.step("reference")
             )
+            if store is not None:
+                other = LogProbs.write(
+                    store,
+                    other,
+                    text,
+                    context=context,
+                    chunks=chunks or None,
+                    dtype=store_type,
+                    progress=bar.step("store"),
+                )
         loaded = _native.Model.load(
             path, wanted, head=head, context=context, i2_s=i2_s, progress=bar.step("load")
         )
@@ -111,3 +140,5 @@ def perplexity(
         print(to_json({"statistics": measured.quality.records(), "receipt": made}))
         return
     print_quality(measured.quality, made["label"], part.sentence)
+    if isinstance(other, LogProbs) and other.dtype == "f16":
+        print(f"Reference stored as f16: {other.error}.")

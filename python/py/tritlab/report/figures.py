@@ -90,6 +90,14 @@ def png(figure: Figure, dpi: int = 200) -> bytes:
     return buffer.getvalue()
 
 
+def svg(figure: Figure) -> bytes:
+    """Bytes of an SVG file, text as text; the same for the same figure."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({**_STYLE, "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
 def plot_perplexity(comparison: Comparison, ax: Axes | None = None) -> Axes:
     """Perplexity against bits per weight; the reference is a line.
 

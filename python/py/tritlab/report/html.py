@@ -47,7 +47,8 @@ h1{font-size:1.7rem;line-height:1.25;margin:0 0 .3rem}h2{font-size:1.15rem;margi
 p.lead{color:#555;margin:0 0 1.2rem}table{border-collapse:collapse;font-size:.86rem;
 font-variant-numeric:tabular-nums;width:100%}th,td{padding:.36rem .5rem;text-align:right;
 border-bottom:1px solid #e2e2e2;white-space:nowrap}th:first-child,td:first-child{text-align:left;
-padding-left:0}thead th{border-bottom:2px solid #1a1a1a;font-weight:600;white-space:normal}
+padding-left:0}th.word,td.word{text-align:left}
+thead th{border-bottom:2px solid #1a1a1a;font-weight:600;white-space:normal}
 tr.ref td{background:#f6f6f6}.scroll{overflow-x:auto}.notes{font-size:.86rem;color:#555;
 padding-left:1.1rem}figure{margin:1.6rem 0}figure img{width:100%;height:auto;display:block}
 figure.narrow img{max-width:42rem}figcaption{font-size:.86rem;color:#555;margin-top:.3rem}
@@ -67,20 +68,15 @@ def page(comparison: Comparison, images: dict[str, bytes]) -> str:
     size = f"{c.model['n_params'] / 1e6:,.0f} M parameters"
     lead = f"{size}, {c.model['n_layers']} layers ({c.model['architecture']}) · {c.machine['cpu']}"
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width,initial-scale=1">',
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
-        f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>',
         "<h2>What it costs</h2>",
         _table(c, COST, (cost_cells(c, row) for row in c.rows), c.impossible),
         "<h2>What it buys</h2>",
         _table(c, GAIN, (gain_cells(row, c.bandwidth) for row in c.rows)),
-        _notes(footnotes(c)),
+        notes_list(footnotes(c)),
         "<h2>In words</h2>",
         *[f"<p>{escape(line)}</p>" for line in reading(c)],
         "<h2>Figures</h2>",
-        *[_figure(name, data) for name, data in images.items()],
+        *[figure(name, _CAPTIONS.get(name, name), data) for name, data in images.items()],
         *_worst(c),
         "<h2>How it was made</h2>",
         _facts(c),
@@ -94,9 +90,20 @@ def page(comparison: Comparison, images: dict[str, bytes]) -> str:
             f"<pre>{escape(to_json(row.receipt))}</pre></details>"
             for row in c.rows
         ],
-        "</body></html>",
     ]
-    return "\n".join(parts) + "\n"
+    return document(title, lead, parts)
+
+
+def document(title: str, lead: str, parts: Iterable[str]) -> str:
+    """A whole page: a title, a line under it, and HTML elements."""
+    head = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width,initial-scale=1">',
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
+        f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>',
+    ]
+    return "\n".join([*head, *parts, "</body></html>"]) + "\n"
 
 
 def fragment(comparison: Comparison) -> str:
@@ -139,12 +146,27 @@ def _table(
     return f'<div class="scroll">{table}</div>'
 
 
-def _notes(lines: list[str]) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """A table whose first `words` columns are text; wider than the page, it scrolls."""
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        return "".join(
+            f"<{tag}{' class=word' if i < words else ''}>{escape(cell)}</{tag}>"
+            for i, cell in enumerate(row)
+        )
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    head = f"<thead><tr>{cells('th', heads)}</tr></thead>"
+    return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'
+
+
+def notes_list(lines: list[str]) -> str:
+    """Small print under a table."""
     return '<ul class="notes">' + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def _figure(name: str, data: bytes) -> str:
-    caption = _CAPTIONS.get(name, name)
+def figure(name: str, caption: str, data: bytes) -> str:
+    """A PNG file inside the page, and its caption."""
     encoded = base64.b64encode(data).decode()
     narrow = ' class="narrow"' if name == "kl-tokens" else ""
     return (
@@ -197,8 +219,10 @@ def _facts(comparison: Comparison) -> str:
         "versions": ", ".join(f"{name} {value}" for name, value in c.versions.items()),
         "seed": "none: nothing is sampled",
     }
-    return (
-        "<dl>"
-        + "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items())
-        + "</dl>"
-    )
+    return facts_list(facts)
+
+
+def facts_list(facts: dict[str, str]) -> str:
+    """Names and values."""
+    items = (f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items())
+    return f"<dl>{''.join(items)}</dl>"

@@ -66,6 +66,10 @@ def estimate(e: Estimate) -> str:
         return f"({shown}) × {_power(scale)}" if e.error > 0 else f"{shown} × {_power(scale)}"
     if not (math.isfinite(e.value) and math.isfinite(e.error)):
         return number(e.value)
+    if 0 < e.error < 5e-7 and e.value != 0:  # six decimals would not show the error
+        scale = math.floor(math.log10(abs(e.value)))
+        unit = 10.0**scale
+        return f"({estimate(type(e)(e.value / unit, e.error / unit))}) × {_power(scale)}"
     if e.error <= 0:
         return number(e.value)
     exponent = math.floor(math.log10(e.error))
@@ -236,24 +240,33 @@ def reference_sentence(comparison: Comparison) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """One table in Markdown and its footnotes."""
+    from tritlab.records import markdown_table
+
     heads = [*COST, *GAIN[1:]]
-    lines = [
-        "| " + " | ".join(heads) + " |",
-        "| --- |" + " ---: |" * (len(heads) - 1),
+    rows = [
+        [*cost_cells(comparison, row), *gain_cells(row, comparison.bandwidth)[1:]]
+        for row in comparison.rows
     ]
-    for row in comparison.rows:
-        cells = [
-            cell.replace("*", r"\*")
-            for cell in [*cost_cells(comparison, row), *gain_cells(row, comparison.bandwidth)[1:]]
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    for label in comparison.impossible:
-        lines.append(f"| {label} (not possible†) |" + " – |" * (len(heads) - 1))
+    table = markdown_table(heads, [*rows, *_not_possible(comparison, len(heads))])
     notes = [
         line.replace("* ", r"\* ", 1) if line.startswith("* ") else line
         for line in footnotes(comparison)
     ]
-    return "\n".join([*lines, "", *[f"{line}  " for line in notes]]).rstrip() + "\n"
+    return "\n".join([table, *[f"{line}  " for line in notes]]).rstrip() + "\n"
+
+
+def latex(comparison: Comparison) -> str:
+    """Both tables in LaTeX, and their footnotes under the second."""
+    from tritlab.records import latex_table
+
+    c = comparison
+    cost = [*(cost_cells(c, row) for row in c.rows), *_not_possible(c, len(COST))]
+    gain = [gain_cells(row, c.bandwidth) for row in c.rows]
+    return latex_table(COST, cost) + "\n\\bigskip\n" + latex_table(GAIN, gain, footnotes(c))
+
+
+def _not_possible(comparison: Comparison, width: int) -> list[list[str]]:
+    return [[f"{label} (not possible†)", *["–"] * (width - 1)] for label in comparison.impossible]
 
 
 def reading(comparison: Comparison) -> list[str]:

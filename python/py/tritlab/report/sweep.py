@@ -1,0 +1,159 @@
+"""A sweep in words, tables and one page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from html import escape
+from typing import TYPE_CHECKING
+
+from tritlab._formats import FILE
+from tritlab.report.html import document, facts_list, figure, notes_list, table
+from tritlab.report.text import estimate, percent
+
+if TYPE_CHECKING:
+    from tritlab.sweeps._result import Line, Sweep
+
+HEADS = (
+    "model",
+    "text",
+    "format",
+    "activations",
+    "bits/weight",
+    "perplexity",
+    "ln ratio",
+    "KL, nats",
+    "same top-1",
+    "cells",
+)
+CAPTION = (
+    "KL divergence from the reference against bits per weight, one panel per model and text. Bars "
+    "are standard errors: over seeds where there are several, else over tokens."
+)
+
+
+def cells(line: Line) -> list[str]:
+    """Cells under `HEADS`."""
+    first = line.rows[0]
+    kind = f"{FILE} ({first['kind']})" if line.format == FILE else line.format
+    return [
+        line.model,
+        line.text,
+        kind,
+        _activations(line),
+        f"{first['bits_per_weight']:.2f}",
+        estimate(line.mean("perplexity")),
+        estimate(line.mean("ln_ppl_ratio")) + ("" if _distinguishable(line) else " ≈"),
+        estimate(line.mean("kl_nats")),
+        percent(line.mean("same_top")),
+        str(len(line.rows)),
+    ]
+
+
+def _activations(line: Line) -> str:
+    groups = str(line.rows[0]["activation_groups"])
+    if groups == "f32":
+        return "f32"
+    return f"int8 per {groups}" if groups != "mixed" else "int8"
+
+
+def _distinguishable(line: Line) -> bool:
+    return any(row["distinguishable"] for row in line.rows)
+
+
+def notes(sweep: Sweep) -> list[str]:
+    """Sentences that the table must not be shown without."""
+    spec = sweep.spec
+    reference = "each model's file as it is" if spec.reference is None else spec.reference
+    windows = (
+        "all whole windows of the text"
+        if spec.windows is None
+        else f"{spec.windows} windows that the seed draws"
+    )
+    several = (
+        "± is one standard error of the mean over seeds, which draw other parts of the text."
+        if len(spec.seeds) > 1
+        else "± is one standard error over tokens, taken as independent."
+    )
+    lines = [
+        f"Compared, token by token, with {reference} of the same model. A cell reads {windows}, "
+        f"{spec.context} tokens each; the second half of each is scored.",
+        several,
+    ]
+    if not all(_distinguishable(line) for line in sweep.lines()):
+        lines.append(
+            "≈: perplexity is not distinguishable from the reference's in any cell (paired, 95 % "
+            "interval, bootstrap over windows)."
+        )
+    if sweep.left_out:
+        lines.append(
+            f"f32 activations are left out for {', '.join(sweep.left_out)}: they go through a GGUF "
+            "file, which has no such type."
+        )
+    if sweep.failed:
+        lines.append(f"{len(sweep.failed)} of {len(sweep.records)} cells failed and are left out.")
+    return lines
+
+
+def failures(sweep: Sweep) -> list[str]:
+    """One sentence per error: how many cells it stopped, and the first of them."""
+    counts = Counter(row["error"] for row in sweep.failed)
+    found = []
+    for error, count in counts.items():
+        row = next(row for row in sweep.failed if row["error"] == error)
+        where = f"{row['model']} {row['format']} {row['activations']} {row['text']} {row['seed']}"
+        more = f" and {count - 1} more" if count > 1 else ""
+        found.append(f"{where}{more}: {error}")
+    return found
+
+
+def page(sweep: Sweep, images: dict[str, bytes]) -> str:
+    """Build the whole report. `images` are PNG files by figure name."""
+    spec = sweep.spec
+    counts = (
+        f"{len(spec.models)} models, {len(spec.formats)} formats, {len(spec.texts)} texts, "
+        f"{len(spec.seeds)} seeds: {len(sweep.records)} cells"
+    )
+    stopped = failures(sweep)
+    return document(
+        f"Sweep {spec.name}: what low bits cost",
+        counts,
+        [
+            "<h2>Results</h2>",
+            table(HEADS, map(cells, sweep.lines()), words=4),
+            notes_list(notes(sweep)),
+            *(["<h2>Cells that failed</h2>", notes_list(stopped)] if stopped else []),
+            "<h2>Figures</h2>",
+            *[figure(name, CAPTION, data) for name, data in images.items()],
+            "<h2>How it was made</h2>",
+            facts_list(_facts(sweep)),
+            "<p>Every row, with its key and hashes, is in results.parquet and results.csv beside "
+            "this page.</p>",
+        ],
+    )
+
+
+def _facts(sweep: Sweep) -> dict[str, str]:
+    spec, rows = sweep.spec, sweep.records
+    cpus = dict.fromkeys(str(row["run_cpu"]) for row in rows)
+    facts = {"command": sweep.command, "machines": ", ".join(cpus)}
+    for label, source in spec.models.items():
+        digest = next(row["model_sha256"] for row in rows if row["model"] == label)
+        facts[f"model {label}"] = f"{source}, SHA-256 {digest}"
+    for label, path in spec.texts.items():
+        digest = next(row["text_sha256"] for row in rows if row["text"] == label)
+        facts[f"text {label}"] = f"{path}, SHA-256 {digest}"
+    facts["seeds"] = ", ".join(map(str, spec.seeds))
+    facts["versions"] = f"tritlab {rows[0]['tritlab']}, kernels {rows[0]['kernels']}"
+    return facts
+
+
+def fragment(sweep: Sweep) -> str:
+    """The table and its notes, for notebooks."""
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells(line)) + "</tr>"
+        for line in sweep.lines()
+    )
+    head = "".join(f"<th>{escape(head)}</th>" for head in HEADS)
+    style = "font-size:.85em;margin:.2em 0"
+    said = "".join(f'<p style="{style}">{escape(note)}</p>' for note in notes(sweep))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{said}"
