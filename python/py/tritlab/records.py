@@ -126,7 +126,8 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
+    "`": r"\textasciigrave{}",
     "[": "{[}",  # after \\ a bracket would be its argument
     "*": "{*}",  # and a star its form
     "\n": " ",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, MISSING, Browser
 
 
 @pytest.fixture
@@ -56,3 +58,17 @@ def comparison(fake, model, text):
 @pytest.fixture
 def rng():
     return np.random.default_rng(3)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A real browser; where there is none, what was not checked is said, and CI fails."""
+    if CHROMIUM is None:
+        assert not os.environ.get("TRITLAB_CI"), MISSING
+        pytest.skip(MISSING)
+    return Browser(tmp_path_factory.mktemp("browser"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if CHROMIUM is None:
+        terminalreporter.write_line(MISSING)

@@ -209,15 +209,47 @@ def test_stand_in_has_the_stub_s_names(fake):
             assert hasattr(fake._native, node.name), node.name
 
 
-def test_missing_matplotlib_is_said_before_the_work(fake, model, text, tmp_path, monkeypatch):
+def test_without_any_extra_compare_works_and_says_what_is_missing(
+    fake, model, text, tmp_path, monkeypatch
+):
     from typer.testing import CliRunner
 
     from tritlab.cli import app
 
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    got = CliRunner().invoke(app, ["compare", str(model), "-t", str(text), "-o", str(tmp_path)])
-    assert got.exit_code == 1
-    assert got.stderr == "error: figures need matplotlib; run: pip install 'tritlab[plot]'\n"
+    for module in EXTRAS:
+        monkeypatch.setitem(sys.modules, module, None)
+    out = tmp_path / "out"
+    got = CliRunner().invoke(app, ["compare", str(model), "-t", str(text), "-o", str(out)])
+    assert got.exit_code == 0
+    missing = "figures need matplotlib; run: pip install 'tritlab[plot]'"
+    assert got.stderr.startswith(f"The report will have no figures: {missing}\n")
+    files = {path.name for path in out.iterdir()}
+    assert files == {"results.csv", "results.json", "results.md", "per-token.npz", "report.html"}
+    assert "None here: figures need matplotlib" in (out / "report.html").read_text()
+
+
+EXTRAS = ["matplotlib", "pandas", "polars", "pyarrow", "yaml", "joblib", "distributed", "ray"]
+"""Packages that only extras bring."""
+
+
+@pytest.mark.parametrize(
+    ("call", "package", "extra"),
+    [
+        (lambda c, _: c.to_pandas(), "pandas", "frames"),
+        (lambda c, _: c.to_polars(), "polars", "polars"),
+        (lambda c, folder: c.to_parquet(folder / "x.parquet"), "pyarrow", "parquet"),
+        (lambda c, _: c.figures(), "matplotlib", "plot"),
+    ],
+)
+def test_a_form_that_is_missing_names_its_extra(
+    fake, comparison, tmp_path, monkeypatch, call, package, extra
+):
+    for name in [*EXTRAS, "tritlab.report.figures"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "tritlab.report.figures")
+    wanted = rf"needs? {package}; run: pip install 'tritlab\[{extra}\]'"
+    with pytest.raises(fake.errors.NotInstalledError, match=wanted):
+        call(comparison, tmp_path)
 
 
 def test_head_is_in_the_receipts(fake, model, text):

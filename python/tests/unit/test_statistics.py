@@ -110,6 +110,49 @@ def test_against_reference(stats, rng):
     assert a.kl_percentiles["min"] == e["kl"].min()
 
 
+def test_a_small_case_worked_out(stats):
+    """Four tokens of a vocabulary of three; all numbers below are multiples of ln 2 = L.
+
+    | reference     | model         | true | -ln p, ref, model | KL                      | top  |
+    | 1/2, 1/4, 1/4 | 1/4, 1/2, 1/4 | 1st  | L, 2 L            | L/2 - L/4 = L/4         | no   |
+    | 1/2, 1/4, 1/4 | 1/2, 1/4, 1/4 | 1st  | L, L              | 0                       | same |
+    | 1/4, 1/2, 1/4 | 1/4, 1/4, 1/2 | 2nd  | L, 2 L            | L/2 - L/4 = L/4         | no   |
+    | 1/4, 1/4, 1/2 | 1/2, 1/4, 1/4 | 1st  | 2 L, L            | L/2 - L/4 = L/4         | no   |
+    """
+    one = math.log(2)
+    a = stats.against(
+        {
+            "nll": np.array([2, 1, 2, 1]) * one,
+            "ref_nll": np.array([1, 1, 1, 2]) * one,
+            "kl": np.array([1, 0, 1, 1]) * one / 4,
+            "same_top": np.array([False, True, False, False]),
+            "p": np.array([1, 2, 1, 2]) / 4,
+            "ref_p": np.array([2, 2, 2, 1]) / 4,
+        }
+    )
+    close = pytest.approx
+    assert a.perplexity.value == close(2**1.25)  # mean (1 + 1 + 1 + 2) / 4 = 5/4
+    assert a.ratio.value == close(2**0.25)  # 6/4 - 5/4
+    # differences 1, 0, 1, -1: mean 1/4, mean square 3/4, variance 3/4 - 1/16 = 11/16
+    assert a.ln_ratio.value == close(one / 4)
+    assert a.ln_ratio.error == close(one * math.sqrt(11 / 16 / 3))
+    assert a.ratio.error == close(2**0.25 * one * math.sqrt(11 / 16 / 3))
+    assert a.difference.value == close(2**1.5 - 2**1.25)
+    # deviations (1, -1, 1, -1)/2 and (-1, -1, -1, 3)/4: covariance -1/8, variances 1/4 and 3/16
+    assert a.correlation == close(-(1 / 8) / math.sqrt(1 / 4 * 3 / 16))
+    # 1, 0, 1, 1 quarters: mean 3/4, variance 3/4 - 9/16 = 3/16, error sqrt(3/16 / 3) = 1/4
+    assert a.kl.value == close(3 / 16 * one)
+    assert a.kl.error == close(1 / 16 * one)
+    assert a.kl_percentiles["median"] == close(one / 4)
+    assert a.kl_percentiles["10 %"] == close(0.3 * one / 4)  # 0.1 · 3 = 0.3 of the way from 0
+    assert (a.kl_percentiles["min"], a.kl_percentiles["max"]) == (0, close(one / 4))
+    # -1/4, 0, -1/4, 1/4
+    assert a.delta_p.value == close(-1 / 16)
+    assert a.delta_p.error == close(math.sqrt((3 / 64 - 1 / 256) / 3))
+    assert a.delta_p_rms.value == close(math.sqrt(3 / 64))
+    assert (a.same_top.value, a.same_top.error) == (1 / 4, close(math.sqrt(3 / 16 / 3)))
+
+
 def test_percentiles_interpolate_as_llama_cpp_does(stats):
     got = stats.percentiles(np.arange(11.0), (100.0, 99.0, 50.0, 5.0, 0.0))
     assert got == pytest.approx({"max": 10, "99 %": 9.9, "median": 5, "5 %": 0.5, "min": 0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -77,10 +78,12 @@ def compare(
       tritlab compare my.gguf -t book.txt --reference file --json | jq '.records[].kl_nats'
     """
     from tritlab import comparison
+    from tritlab._extras import plots_missing
     from tritlab._files import to_json
-    from tritlab.report import figures  # noqa: F401  # matplotlib may be absent: say so now
     from tritlab.report.text import footnotes, tables
 
+    if missing := plots_missing():
+        print(f"The report will have no figures: {missing}", file=sys.stderr)
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)  # a folder that can't be written is said before the work
     try:

@@ -6,6 +6,7 @@ import base64
 from html import escape
 from typing import TYPE_CHECKING
 
+from tritlab._extras import plots_missing
 from tritlab._files import to_json
 from tritlab.report.text import (
     COST,
@@ -48,6 +49,7 @@ p.lead{color:#555;margin:0 0 1.2rem}table{border-collapse:collapse;font-size:.86
 font-variant-numeric:tabular-nums;width:100%}th,td{padding:.36rem .5rem;text-align:right;
 border-bottom:1px solid #e2e2e2;white-space:nowrap}th:first-child,td:first-child{text-align:left;
 padding-left:0}th.word,td.word{text-align:left}
+td.word:not(:first-child){white-space:normal;min-width:5rem}
 thead th{border-bottom:2px solid #1a1a1a;font-weight:600;white-space:normal}
 tr.ref td{background:#f6f6f6}.scroll{overflow-x:auto}.notes{font-size:.86rem;color:#555;
 padding-left:1.1rem}figure{margin:1.6rem 0}figure img{width:100%;height:auto;display:block}
@@ -58,6 +60,12 @@ font-family:ui-monospace,"DejaVu Sans Mono",monospace;font-size:.85em}
 pre{background:#f6f6f6;padding:.8rem;overflow-x:auto}
 details{margin:.4rem 0}summary{cursor:pointer}
 td.text{white-space:normal;min-width:18rem}mark{background:#fde68a}
+p,li,summary{overflow-wrap:anywhere}
+@media(max-width:40rem){body{margin:1.5rem auto}h1{font-size:1.4rem}dl{grid-template-columns:1fr}
+dd{margin-bottom:.5rem}.scroll>img{width:44rem;max-width:none}figure.narrow .scroll>img{width:30rem}
+th:first-child,td:first-child{position:sticky;left:0;background:#fff;white-space:normal;
+min-width:5.5rem}tr.ref td:first-child{background:#f6f6f6}td.text:first-child{min-width:14rem;
+position:static}}
 """
 
 
@@ -76,7 +84,11 @@ def page(comparison: Comparison, images: dict[str, bytes]) -> str:
         "<h2>In words</h2>",
         *[f"<p>{escape(line)}</p>" for line in reading(c)],
         "<h2>Figures</h2>",
-        *[figure(name, _CAPTIONS.get(name, name), data) for name, data in images.items()],
+        *([] if images else [f"<p>None here: {escape(plots_missing())}</p>"]),
+        *[
+            figure(_CAPTIONS.get(name, name), data, narrow=name == "kl-tokens")
+            for name, data in images.items()
+        ],
         *_worst(c),
         "<h2>How it was made</h2>",
         _facts(c),
@@ -165,12 +177,13 @@ def notes_list(lines: list[str]) -> str:
     return '<ul class="notes">' + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def figure(name: str, caption: str, data: bytes) -> str:
-    """A PNG file inside the page, and its caption."""
+def figure(caption: str, data: bytes, *, narrow: bool = False) -> str:
+    """A PNG file inside the page, and its caption; on a phone a wide one is scrolled, not small."""
     encoded = base64.b64encode(data).decode()
-    narrow = ' class="narrow"' if name == "kl-tokens" else ""
+    kind = ' class="narrow"' if narrow else ""
     return (
-        f'<figure{narrow}><img alt="{escape(caption)}" src="data:image/png;base64,{encoded}">'
+        f'<figure{kind}><div class="scroll"><img alt="{escape(caption)}" '
+        f'src="data:image/png;base64,{encoded}"></div>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 

@@ -14,16 +14,15 @@ if TYPE_CHECKING:
     from tritlab.sweeps._result import Line, Sweep
 
 HEADS = (
-    "model",
-    "text",
     "format",
     "activations",
+    "model",
+    "text",
     "bits/weight",
     "perplexity",
     "ln ratio",
     "KL, nats",
     "same top-1",
-    "cells",
 )
 CAPTION = (
     "KL divergence from the reference against bits per weight, one panel per model and text. Bars "
@@ -36,16 +35,15 @@ def cells(line: Line) -> list[str]:
     first = line.rows[0]
     kind = f"{FILE} ({first['kind']})" if line.format == FILE else line.format
     return [
-        line.model,
-        line.text,
         kind,
         _activations(line),
+        line.model,
+        line.text,
         f"{first['bits_per_weight']:.2f}",
         estimate(line.mean("perplexity")),
         estimate(line.mean("ln_ppl_ratio")) + ("" if _distinguishable(line) else " ≈"),
         estimate(line.mean("kl_nats")),
         percent(line.mean("same_top")),
-        str(len(line.rows)),
     ]
 
 
@@ -57,7 +55,7 @@ def _activations(line: Line) -> str:
 
 
 def _distinguishable(line: Line) -> bool:
-    return any(row["distinguishable"] for row in line.rows)
+    return any(row["distinguishable"] or row["kl_nats"] == 0 for row in line.rows)
 
 
 def notes(sweep: Sweep) -> list[str]:
@@ -70,7 +68,8 @@ def notes(sweep: Sweep) -> list[str]:
         else f"{spec.windows} windows that the seed draws"
     )
     several = (
-        "± is one standard error of the mean over seeds, which draw other parts of the text."
+        f"± is one standard error of the mean over {len(spec.seeds)} seeds, which draw other parts "
+        "of the text."
         if len(spec.seeds) > 1
         else "± is one standard error over tokens, taken as independent."
     )
@@ -109,10 +108,15 @@ def failures(sweep: Sweep) -> list[str]:
 def page(sweep: Sweep, images: dict[str, bytes]) -> str:
     """Build the whole report. `images` are PNG files by figure name."""
     spec = sweep.spec
-    counts = (
-        f"{len(spec.models)} models, {len(spec.formats)} formats, {len(spec.texts)} texts, "
-        f"{len(spec.seeds)} seeds: {len(sweep.records)} cells"
-    )
+    sizes = {
+        "model": len(spec.models),
+        "format": len(spec.formats),
+        "text": len(spec.texts),
+        "seed": len(spec.seeds),
+    }
+    counts = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in sizes.items())
+    counts += f": {len(sweep.records)} cells"
+    panels = len({(line.model, line.text) for line in sweep.lines()})
     stopped = failures(sweep)
     return document(
         f"Sweep {spec.name}: what low bits cost",
@@ -123,7 +127,7 @@ def page(sweep: Sweep, images: dict[str, bytes]) -> str:
             notes_list(notes(sweep)),
             *(["<h2>Cells that failed</h2>", notes_list(stopped)] if stopped else []),
             "<h2>Figures</h2>",
-            *[figure(name, CAPTION, data) for name, data in images.items()],
+            *[figure(CAPTION, data, narrow=panels == 1) for data in images.values()],
             "<h2>How it was made</h2>",
             facts_list(_facts(sweep)),
             "<p>Every row, with its key and hashes, is in results.parquet and results.csv beside "

@@ -33,7 +33,9 @@ def figures(sweep: Sweep) -> dict[str, Figure]:
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     with matplotlib.rc_context(_report._STYLE):
-        figure = Figure(figsize=(0.6 + 4.3 * columns, 0.5 + 3.5 * rows), layout="constrained")
+        figure = Figure(
+            figsize=(6.2 if columns == 1 else 9.0, 0.6 + 3.4 * rows), layout="constrained"
+        )
         FigureCanvasAgg(figure)
         for i, ((model, text), found) in enumerate(panels.items()):
             ax = figure.add_subplot(rows, columns, i + 1)
@@ -113,7 +115,11 @@ def _legend(figure: Figure, lines: list[Line]) -> None:
     if any(map(_open, lines)):
         handles.append(_report.legend_mark("s", "white", "f32 activations"))
     figure.legend(
-        handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=8.5
+        handles=handles,
+        loc="outside upper center",
+        ncols=min(len(handles), 2 if figure.get_figwidth() < 8 else 4),
+        frameon=False,
+        fontsize=8.5,
     )
 
 

@@ -195,7 +195,7 @@ def _measure(job: Job) -> dict[str, Any]:
     start = time.perf_counter()
     measured = measure(subject.model, part, reference.model)
     seconds = time.perf_counter() - start
-    bytes_per_token = math.nan
+    bytes_per_token = None  # of token ids nobody knows the bytes
     if corpus.text is not None:
         read = len(subject.model.detokenize(part.ids).encode(errors="replace"))
         bytes_per_token = read / len(part.ids)
@@ -244,7 +244,7 @@ def _grouping(kind: str) -> str:
     return next((f["activation"] for f in _native.formats() if f["name"] == kind), "mixed")
 
 
-def _statistics(measured: Measured, cell: Cell, bytes_per_token: float) -> dict[str, Any]:
+def _statistics(measured: Measured, cell: Cell, bytes_per_token: float | None) -> dict[str, Any]:
     q, arrays = measured.quality, measured.arrays
     a = q.against
     assert a is not None
@@ -257,7 +257,7 @@ def _statistics(measured: Measured, cell: Cell, bytes_per_token: float) -> dict[
         "nll_nats_error": q.nll.error,
         "perplexity": q.perplexity.value,
         "perplexity_error": q.perplexity.error,
-        "bits_per_byte": q.nll.value / math.log(2) / bytes_per_token,
+        "bits_per_byte": q.nll.value / math.log(2) / bytes_per_token if bytes_per_token else None,
         "reference_perplexity": a.perplexity.value,
         "ln_ppl_ratio": a.ln_ratio.value,
         "ln_ppl_ratio_error": a.ln_ratio.error,

@@ -75,7 +75,7 @@ class Sweep(Records):
         ]
 
     def lines(self) -> list[Line]:
-        """The cells that were measured, seeds together.
+        """The cells that were measured, seeds together, by model and text.
 
         A file of dense weights rounds no activations, whatever was asked: it is one line.
         """
@@ -88,7 +88,8 @@ class Sweep(Records):
             line = found.setdefault(key, Line(*key, []))
             if all(row["seed"] != other["seed"] for other in line.rows):
                 line.rows.append(row)
-        return list(found.values())
+        order = list(dict.fromkeys((row["model"], row["text"]) for row in self.records))
+        return sorted(found.values(), key=lambda line: order.index((line.model, line.text)))
 
     def to_parquet(self, path: str | os.PathLike[str]) -> Path:
         """Write `records` as a Parquet file, whole or not at all."""

@@ -121,16 +121,15 @@ class _Reader:
             )
         return Spec(name=name, **read)
 
-    def wrong(self, key: str, expected: str, found: Any) -> SweepError:
-        shown = found if isinstance(found, str) else _kind(found)
-        return SweepError(f"{self.file}: {key}: expected {expected}, found {shown}")
+    def wrong(self, key: str, expected: str, found: str) -> SweepError:
+        return SweepError(f"{self.file}: {key}: expected {expected}, found {found}")
 
     def labelled(self, key: str, value: Any) -> dict[str, str]:
         """Labels and paths; a list has the files' names as labels."""
         if isinstance(value, list):
             for i, item in enumerate(value):
                 if not isinstance(item, str):
-                    raise self.wrong(f"{key}[{i}]", "a path", item)
+                    raise self.wrong(f"{key}[{i}]", "a path", _kind(item))
             labels = [Path(item).stem for item in value]
             if double := next((s for i, s in enumerate(labels) if s in labels[:i]), None):
                 raise self.wrong(
@@ -138,10 +137,10 @@ class _Reader:
                 )
             value = dict(zip(labels, value, strict=True))
         if not isinstance(value, dict) or not value:
-            raise self.wrong(key, "labels with paths, or a list of paths", value)
+            raise self.wrong(key, "labels with paths, or a list of paths", _kind(value))
         for label, item in value.items():
             if not isinstance(item, str) or not item:
-                raise self.wrong(f"{key}.{label}", "a path", item)
+                raise self.wrong(f"{key}.{label}", "a path", _kind(item))
         return value
 
     def models(self, key: str, value: Any) -> dict[str, str]:
@@ -169,7 +168,7 @@ class _Reader:
 
     def list_of(self, key: str, value: Any, what: str) -> list[Any]:
         if not isinstance(value, list) or not value:
-            raise self.wrong(key, f"a list of {what}", value)
+            raise self.wrong(key, f"a list of {what}", _kind(value))
         return value
 
     def formats(self, key: str, value: Any) -> list[str | None]:
@@ -182,8 +181,7 @@ class _Reader:
                 return parse_format(value)
         except FormatError:
             pass
-        found = f"{value!r}" if isinstance(value, str) else value
-        raise self.wrong(key, f"one of {', '.join([*names(), FILE])}", found)
+        raise self.wrong(key, f"one of {', '.join([*names(), FILE])}", _kind(value))
 
     def head(self, key: str, value: Any) -> str | None:
         return None if value is None else self.format(key, value)
@@ -193,8 +191,7 @@ class _Reader:
         for i, item in enumerate(items):
             if item not in ACTIVATIONS:
                 expected = "int8 (in the groups that each format has) or f32 (not rounded)"
-                found = f"{item!r}" if isinstance(item, str) else item
-                raise self.wrong(f"{key}[{i}]", expected, found)
+                raise self.wrong(f"{key}[{i}]", expected, _kind(item))
         return list(dict.fromkeys(items))
 
     def seeds(self, key: str, value: Any) -> list[int]:
@@ -209,7 +206,7 @@ class _Reader:
         def read(key: str, value: Any) -> int:
             # true is 1 in Python, but not in a sweep's file
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise self.wrong(key, f"a whole number of {least} or more", value)
+                raise self.wrong(key, f"a whole number of {least} or more", _kind(value))
             return value
 
         return read
