@@ -393,6 +393,10 @@ MISTAKES = [
     ({"formats": []}, "formats: expected a list of formats, found an empty list"),
     ({"formats": ["Q8_0", "Q9"]}, "formats[1]: expected one of F32, F16, .*, file, found 'Q9'"),
     ({"formats": ["Q8_0", 4]}, "formats[1]: expected one of F32, .*, found 4"),
+    (
+        {"formats": ["TQ2_0+best"]},
+        "formats[0]: expected one of absmean, .* after the +, found 'TQ2",
+    ),
     ({"reference": "F17"}, "reference: expected one of .*, found 'F17'"),
     ({"head": 8}, "head: expected one of .*, found 8"),
     ({"activations": ["int4"]}, "activations[0]: expected int8 .* or f32 .*, found 'int4'"),

@@ -16,7 +16,7 @@ import numpy as np
 
 from tritlab import _models, _native
 from tritlab._files import model_files, sha256_model, to_json
-from tritlab._formats import FILE, describe, is_dense
+from tritlab._formats import FILE, PROJECTIONS, describe, is_dense
 from tritlab._native import EvaluationError, FormatError, Model, ModelError
 from tritlab._row import relative_error
 from tritlab.evaluation import Corpus, Slice, cut, digest, measure
@@ -71,7 +71,7 @@ class Job:
 
 @functools.cache
 def kernels_fingerprint() -> str:
-    """SHA-256 of what all formats make of one small matrix: codes, scales and products.
+    """SHA-256 of what formats and projections make of one small matrix: codes, scales, products.
 
     The version alone would not do: a library that is being worked on keeps its version, and cells
     that other kernels made would be taken for its own.
@@ -83,6 +83,9 @@ def kernels_fingerprint() -> str:
         matrix = _native.Matrix.quantize(np.round(wave, 4), info["name"])
         for part in (matrix.bytes, matrix.scales, matrix @ np.round(x, 4)):
             seen.update(np.ascontiguousarray(part).tobytes())
+    for projection in PROJECTIONS:
+        ternary = _native.project(np.round(wave, 4), projection, per="row")
+        seen.update(ternary.codes.tobytes() + ternary.scales.tobytes())
     return seen.hexdigest()[:16]
 
 

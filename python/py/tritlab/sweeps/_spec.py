@@ -10,7 +10,7 @@ from typing import Any
 
 from tritlab import _models
 from tritlab._extras import need
-from tritlab._formats import FILE, names, parse_format
+from tritlab._formats import FILE, PROJECTIONS, names, parse_format
 from tritlab.errors import FormatError, SweepError
 
 ACTIVATIONS = ("int8", "f32")
@@ -180,7 +180,9 @@ class _Reader:
             if isinstance(value, str):
                 return parse_format(value)
         except FormatError:
-            pass
+            if value.partition("+")[0].upper() in names():
+                expected = f"one of {', '.join(PROJECTIONS)} after the +"
+                raise self.wrong(key, expected, _kind(value)) from None
         raise self.wrong(key, f"one of {', '.join([*names(), FILE])}", _kind(value))
 
     def head(self, key: str, value: Any) -> str | None:
