@@ -56,10 +56,10 @@ pub(crate) fn project(
         Scales::None | Scales::Tensor => Granularity::Tensor,
     };
     let ternary = projection.apply(weights, rows, cols, granularity, false)?;
-    match info.scales {
-        // Blocks hold their scales as f16.
-        Scales::Block => Matrix::from_ternary(format, &ternary.with_f16_scales()?),
-        _ => Matrix::from_ternary(format, &ternary),
+    // Blocks hold their scales as f16, and F16 its weights, which are scales or 0.
+    match info.scales == Scales::Block || format == Format::F16 {
+        true => Matrix::from_ternary(format, &ternary.with_f16_scales()?),
+        false => Matrix::from_ternary(format, &ternary),
     }
 }
 
