@@ -29,7 +29,7 @@ def test_there_are_notebooks_and_all_of_them_have_sources():
     ],
 )
 def test_the_verdict_holds(source):
-    entry = build.entry(source, build.run(source, timeout=120))
+    entry = build.entry(source, build.run(source, timeout=300))
     assert entry.verdict
 
 
