@@ -102,9 +102,10 @@ impl Model {
     /// `NotInstalledError` says how to install them.
     ///
     /// `format` re-quantises every linear layer of the blocks in memory; `None` keeps the file's
-    /// own types. A ternary format may be followed by the projection that makes the weights ternary,
-    /// "TERNARY_G256+optimal": see `project`. `head` does the same for the embedding and the output head; `None` keeps the
-    /// file's own types, whatever `format` is. `tensors()` shows what became of each tensor.
+    /// own types. A ternary format may be followed by the projection that makes the weights
+    /// ternary, "TERNARY_G256+optimal": see `project`. `head` does the same for the embedding and
+    /// the output head; `None` keeps the file's own types, whatever `format` is. `tensors()` shows
+    /// what became of each tensor.
     /// `context` is the longest sequence that the other calls accept; it costs no memory here.
     /// `i2_s` is the order of the codes of I2_S tensors, which a file does not tell: "I2_S" (x86
     /// and published files), "I2_S_64" (Arm) or "I2_S_ROWS4"; a wrong one talks nonsense.
