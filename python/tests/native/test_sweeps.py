@@ -373,6 +373,20 @@ def test_save_writes_table_figures_and_report(grid, tmp_path):
     assert got._repr_html_().count("<tr>") == 1 + len(got.lines())
 
 
+def test_alike_is_said_where_a_test_can_tell(grid, tmp_path):
+    grid |= {"formats": ["Q8_0", "SIGN"], "seeds": [0]}
+    enough = run(grid | {"windows": 8}, tmp_path / "out")
+    enough.records[1]["distinguishable"] = True  # random weights are not, on random text
+    enough = enough.to_markdown()
+    near, ruined = (line for line in enough.splitlines() if line.startswith(("| Q8_0", "| SIGN")))
+    assert "≈" in near
+    assert "≈" not in ruined
+    assert "not distinguishable from the reference's" in enough
+    few = run(grid | {"windows": 3}, tmp_path / "out").to_markdown()
+    assert "≈" not in few
+    assert "Cells of fewer than 5 windows have no paired test" in few
+
+
 def test_dry_run_says_what_would_run(grid, tmp_path):
     got = command(written(tmp_path, grid), tmp_path / "out", "--dry-run")
     assert got.stdout == "6 cells, 0 of them stored; 6 to run\n"
@@ -469,7 +483,7 @@ def test_the_example_is_a_sweep(smollm2, tmp_path):
     assert found.left_out == ["TERNARY", "TERNARY_G64"]
     # In its text, each seed draws other windows.
     ids = smollm2.tokenize(found.spec.texts["persuasion"].read_text())
-    drawn = [draw(ids, 512, 4, seed).ids.tobytes() for seed in found.spec.seeds]
+    drawn = [draw(ids, 512, 6, seed).ids.tobytes() for seed in found.spec.seeds]
     assert len(set(drawn)) == 3
 
 

@@ -21,7 +21,12 @@ def sweep_page(fake, tmp_path):
         values = {name: 0.5 if kind == "float64" else None for name, kind in COLUMNS.items()}
         values |= {"status": "ok", "format": format, "kind": format, "activations": "int8"}
         values |= {"bits_per_weight": bits, "kl_nats": kl * (1 + seed / 9), "seed": seed}
-        values |= {"activation_groups": "32", "distinguishable": True, "run_cpu": "Example CPU"}
+        values |= {
+            "activation_groups": "32",
+            "distinguishable": True,
+            "scored_windows": 6,
+            "run_cpu": "Example CPU",
+        }
         values |= {"model_sha256": "ab" * 32, "text_sha256": "cd" * 32, "tritlab": "0.0.0"}
         return {"model": "a-model-with-quite-a-long-name", "text": text, **values, "kernels": "k"}
 

@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from tritlab._formats import FILE
+from tritlab.paired import FEW
 from tritlab.report.html import document, facts_list, figure, notes_list, table
 from tritlab.report.text import estimate, percent
 
@@ -41,7 +42,7 @@ def cells(line: Line) -> list[str]:
         line.text,
         f"{first['bits_per_weight']:.2f}",
         estimate(line.mean("perplexity")),
-        estimate(line.mean("ln_ppl_ratio")) + ("" if _distinguishable(line) else " ≈"),
+        estimate(line.mean("ln_ppl_ratio")) + (" ≈" if _alike(line) else ""),
         estimate(line.mean("kl_nats")),
         percent(line.mean("same_top")),
     ]
@@ -54,8 +55,15 @@ def _activations(line: Line) -> str:
     return f"int8 per {groups}" if groups != "mixed" else "int8"
 
 
-def _distinguishable(line: Line) -> bool:
-    return any(row["distinguishable"] or row["kl_nats"] == 0 for row in line.rows)
+def _alike(line: Line) -> bool:
+    """Whether no cell's perplexity can be told from the reference's, though a test was possible."""
+    return all(row["kl_nats"] > 0 and not row["distinguishable"] for row in line.rows) and not (
+        _few(line)
+    )
+
+
+def _few(line: Line) -> bool:
+    return any(row["scored_windows"] < FEW for row in line.rows)
 
 
 def notes(sweep: Sweep) -> list[str]:
@@ -78,7 +86,11 @@ def notes(sweep: Sweep) -> list[str]:
         f"{spec.context} tokens each; the second half of each is scored.",
         several,
     ]
-    if not all(_distinguishable(line) for line in sweep.lines()):
+    if any(map(_few, sweep.lines())):
+        lines.append(
+            f"Cells of fewer than {FEW} windows have no paired test of whether perplexity differs."
+        )
+    if any(map(_alike, sweep.lines())):
         lines.append(
             "≈: perplexity is not distinguishable from the reference's in any cell (paired, 95 % "
             "interval, bootstrap over windows)."
