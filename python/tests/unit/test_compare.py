@@ -187,6 +187,8 @@ def test_estimates_show_the_doubtful_digit(fake):
     assert estimate(Estimate(0.0484, 0.0052)) == "0.048 ± 0.005"
     assert estimate(Estimate(123456.7, 4321.0)) == "123,457 ± 4,321"
     assert estimate(Estimate(1.5, math.nan)) == "1.500"
+    assert estimate(Estimate(3.2e-5, 2.1e-7)) == "(3.200 ± 0.021) × 10⁻⁵"
+    assert estimate(Estimate(0.25, 1e-12)) == "(2.500000 ± 0.000000) × 10⁻¹"
     assert estimate(Estimate(421_717_647.0, 61_259_179.0)) == "(4.2 ± 0.6) × 10⁸"
     assert number(421_717_647.0) == "4.22 × 10⁸"
     assert (number(0.0), number(math.inf), number(1234.5)) == ("0", "∞", "1,234")

@@ -66,7 +66,7 @@ def estimate(e: Estimate) -> str:
         return f"({shown}) × {_power(scale)}" if e.error > 0 else f"{shown} × {_power(scale)}"
     if not (math.isfinite(e.value) and math.isfinite(e.error)):
         return number(e.value)
-    if 0 < e.error < 5e-7 and e.value != 0:  # six decimals would not show the error
+    if 0 < e.error < 5e-7 and 0 < abs(e.value) < 1:  # six decimals would not show the error
         scale = math.floor(math.log10(abs(e.value)))
         unit = 10.0**scale
         return f"({estimate(type(e)(e.value / unit, e.error / unit))}) × {_power(scale)}"
