@@ -517,6 +517,14 @@ pub enum Error {
         /// What could be asked for.
         known: String,
     },
+    /// An override of a tensor's format that means no tensor.
+    #[error("the override {pattern:?} of a tensor's format: {reason}")]
+    Override {
+        /// The name or pattern.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An importance matrix that cannot be read or does not fit the model.
     #[error("the importance matrix: {reason}")]
     Imatrix {

@@ -27,6 +27,7 @@ pub mod linear;
 pub mod mmap;
 pub mod model;
 pub mod observe;
+pub mod overrides;
 pub mod quantize;
 mod requantize;
 pub mod rope;

@@ -1,16 +1,18 @@
 //! Linear layers, the seam between the decoder and the kernels' products: a matrix in some format, and the
 //! factor, bias and input norm that a few models put around it.
 
+use std::sync::Arc;
+
 use tritlab_kernels::{Acts, Format, Panels, Weights, op, threads};
 
 use crate::buffers::Buffers;
 use crate::error::Result;
 
 /// `y = s W norm(x) + b`; the norm and s are BitLinear's, most layers have neither.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Linear {
-    /// W, `[outputs][inputs]`.
-    pub weight: Panels,
+    /// W, `[outputs][inputs]`; shared by models that have it in common.
+    pub weight: Arc<Panels>,
     /// s, a factor on the products (GGUF's `.scale`); `None` is 1.
     pub scale: Option<f32>,
     /// b, `[outputs]`.
@@ -91,7 +93,7 @@ pub fn project<const M: usize>(
             .zip(y.iter_mut())
             .zip(&key)
             .filter(|(_, other)| **other == key[g])
-            .map(|((w, y), _)| (&w.weight, y.as_mut_slice()))
+            .map(|((w, y), _)| (&*w.weight, y.as_mut_slice()))
             .collect();
         op::matmul_many(&mut jobs, &acts)?;
     }

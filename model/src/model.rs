@@ -1,7 +1,8 @@
 //! Loading: from a file to a decoder, each tensor in its own format or in one that was asked for.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tritlab_kernels::{Format, Matrix, Packing, Panels, Projection, Scales, Weights};
 
@@ -13,6 +14,8 @@ use crate::gguf::Gguf;
 use crate::hugging_face::Folder;
 use crate::imatrix::Imatrix;
 use crate::linear::{InputNorm, Linear};
+use crate::overrides::{Chosen, Overrides, is_matrix};
+use crate::quantize::Fallback;
 use crate::requantize::{Rule, requantize};
 use crate::rounding::Rounding;
 use crate::source::{gather, halves};
@@ -49,6 +52,8 @@ impl Role {
 pub struct TensorReport {
     /// Its name in the file.
     pub name: String,
+    /// GGUF's name for it, which overrides go by; parts of one matrix (`name[0]`) have it in common.
+    pub gguf_name: String,
     /// What it is for.
     pub role: Role,
     /// Its type in the file.
@@ -71,18 +76,29 @@ impl TensorReport {
 }
 
 /// How to load.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Format of every linear layer of the blocks; `None` keeps the file's own types. Norms stay f32.
     pub format: Option<Format>,
     /// Format of the embedding and the output head; `None` keeps the file's own types, whatever `format`
     /// is: the two are usually a model's most sensitive matrices, and are not what it is about.
     pub head: Option<Format>,
+    /// Formats of single tensors, which go before both.
+    pub overrides: Overrides,
+    /// What happens to a tensor whose rows a format cannot hold.
+    pub fallback: Fallback,
     /// The order of the codes of I2_S tensors: I2_S (the default), I2_S_64 or I2_S_ROWS4. A file does not
     /// tell, and a wrong one gives a model that talks nonsense.
     pub i2_s: Packing,
     /// What makes the linear layers ternary, where `format` is and has another rule of its own.
     pub projection: Option<Projection>,
+}
+
+impl Options {
+    /// Format and rule of the linear layers; `None` keeps the file's own types.
+    pub fn rounding(&self) -> Option<Rounding> {
+        self.format.map(|format| Rounding { format, projection: self.projection })
+    }
 }
 
 /// Called with (tensors done, tensors in all, name of the next); `false` cancels the load.
@@ -96,11 +112,16 @@ pub struct Model {
     /// The weights.
     pub decoder: Decoder,
     /// The file's tokenizer, or why there is none.
-    tokenizer: Result<Tokenizer>,
+    tokenizer: Arc<Result<Tokenizer>>,
     /// What became of each tensor.
     pub tensors: Vec<TensorReport>,
-    /// The format that was asked for, and the rule.
-    pub rounding: Option<Rounding>,
+    /// How it was loaded.
+    pub options: Options,
+    /// The same, for [`Self::requantize`].
+    imatrix: Option<Arc<Imatrix>>,
+    source: Arc<dyn Source>,
+    /// Its matrices by [`TensorReport::name`].
+    packed: HashMap<String, Packed>,
     /// Windows that were scored already.
     pub(crate) runs: Runs,
 }
@@ -134,35 +155,75 @@ impl Model {
             return Err(Error::TwoRules);
         }
         let path = path.as_ref();
-        let source = open(path, options.i2_s)?;
-        let config = source.config()?;
-        source.roles()?;
+        let source: Arc<dyn Source> = open(path, options.i2_s)?.into();
+        let imatrix = imatrix.cloned().map(Arc::new);
+        Self::build(path, source, options, imatrix, None, progress)
+    }
+
+    /// The same model with `overrides` before its own. Tensors whose format stays are shared with this one, and
+    /// only the others are read again: what [`Self::load`] gives with those overrides, bit for bit.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn requantize(&self, overrides: &Overrides, progress: &mut Progress<'_>) -> Result<Self> {
+        let overrides = overrides.before(&self.options.overrides);
+        let options = Options { overrides, ..self.options.clone() };
+        let (source, imatrix) = (self.source.clone(), self.imatrix.clone());
+        Self::build(&self.path, source, options, imatrix, Some(self), progress)
+    }
+
+    fn build(
+        path: &Path,
+        source: Arc<dyn Source>,
+        options: Options,
+        imatrix: Option<Arc<Imatrix>>,
+        like: Option<&Self>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Self> {
+        let config = match like {
+            Some(model) => model.decoder.config.clone(),
+            None => {
+                let config = source.config()?;
+                source.roles()?;
+                config
+            }
+        };
         // The backend is chosen (and checks itself) now, so that a forced one that the CPU lacks is
         // reported before the work.
         tritlab_kernels::backend::current()?;
+        let matrices = matrices(&*source);
+        let matrices: Vec<_> = matrices.iter().map(String::as_str).collect();
+        let chosen = options.overrides.resolve(&matrices).map_err(|e| located(&*source, e))?;
         let mut loader = Loader {
             source: &*source,
             config: &config,
-            options,
-            imatrix,
+            options: &options,
+            chosen,
+            imatrix: imatrix.as_deref(),
+            like: like.map(|model| &model.packed),
             progress,
             tensors: Vec::new(),
+            packed: HashMap::new(),
             used: HashSet::new(),
         };
         let decoder = loader.decoder().and_then(|decoder| {
             check_all_used(&*source, &loader.used, &config.architecture).map(|()| decoder)
         });
         let decoder = decoder.map_err(|e| located(&*source, e))?;
-        let tensors = loader.tensors;
-        let tokenizer = source.tokenizer();
+        let (tensors, packed) = (loader.tensors, loader.packed);
+        let tokenizer = match like {
+            Some(model) => model.tokenizer.clone(),
+            None => Arc::new(source.tokenizer()),
+        };
         Ok(Model {
             path: path.to_owned(),
             decoder,
             tokenizer,
             tensors,
-            rounding: options
-                .format
-                .map(|format| Rounding { format, projection: options.projection }),
+            options,
+            imatrix,
+            source,
+            packed,
             runs: Runs::default(),
         })
     }
@@ -177,7 +238,7 @@ impl Model {
     /// # Errors
     /// [`Error::MissingTokenizer`] and others: why the file's tokenizer cannot be used.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().map_err(|e| Error::NoTokenizer { reason: e.to_string() })
+        self.tokenizer.as_ref().as_ref().map_err(|e| Error::NoTokenizer { reason: e.to_string() })
     }
 
     /// Bytes of weights that one decode step reads, in their packed form: everything except an embedding
@@ -200,14 +261,35 @@ pub fn open(path: &Path, i2_s: Packing) -> Result<Box<dyn Source>> {
     })
 }
 
+/// GGUF's names of the matrices that overrides may name.
+fn matrices(source: &dyn Source) -> Vec<String> {
+    let is_one = |name: &String| source.find(name).is_some_and(|t| is_matrix(name, t.rows as u64));
+    source.names().into_iter().filter(is_one).collect()
+}
+
+/// A matrix as a decoder has it, and what it was made by.
+#[derive(Clone, Debug)]
+struct Packed {
+    panels: Arc<Panels>,
+    /// The factor beside it, if that is not inside.
+    scale: Option<f32>,
+    /// What was asked for.
+    wanted: Option<Rounding>,
+    report: TensorReport,
+}
+
 /// Reads tensors in the order of the decoder.
 struct Loader<'a, 'p> {
     source: &'a dyn Source,
     config: &'a Config,
-    options: Options,
+    options: &'a Options,
+    chosen: Chosen<'a>,
     imatrix: Option<&'a Imatrix>,
+    /// Matrices of a model of the same source, loaded in the same way but for its overrides.
+    like: Option<&'a HashMap<String, Packed>>,
     progress: &'a mut Progress<'p>,
     tensors: Vec<TensorReport>,
+    packed: HashMap<String, Packed>,
     /// The file's names of the tensors that have been read.
     used: HashSet<String>,
 }
@@ -313,6 +395,7 @@ impl<'a> Loader<'a, '_> {
         let x = self.source.vector(&tensor)?;
         self.tensors.push(TensorReport {
             name: tensor.own_name,
+            gguf_name: tensor.name,
             role: Role::Norm,
             file_type: tensor.file_type,
             format: "F32",
@@ -335,15 +418,26 @@ impl<'a> Loader<'a, '_> {
         let weight = format!("{name}.weight");
         self.step(&self.source.own_name(&weight))?;
         let tensor = self.find(&weight, &[rows, cols])?;
-        let m = self.source.matrix(&tensor)?;
         let order = || halves(rows, self.config.head_dim, self.config.rope.dims);
         let reorder =
             self.config.interleaved && (name.ends_with("attn_q") || name.ends_with("attn_k"));
-        let m = if reorder { gather(&m, order())? } else { m };
-        // A factor on an embedding would be one on its look-ups too: no file has it.
-        let scale = if role == Role::Embedding { None } else { self.scale(name)? };
-        let (m, scale) = fold(m, scale)?;
-        let weight = self.pack(&tensor.own_name, &tensor, m, role)?;
+        let wanted = self.wanted(&tensor, role)?;
+        let (weight, scale) = match self.kept(&tensor.own_name, wanted) {
+            Some(same) => {
+                if role != Role::Embedding {
+                    self.scale(name)?;
+                }
+                self.share(same)
+            }
+            None => {
+                let m = self.source.matrix(&tensor)?;
+                let m = if reorder { gather(&m, order())? } else { m };
+                // A factor on an embedding would be one on its look-ups too: no file has it.
+                let scale = if role == Role::Embedding { None } else { self.scale(name)? };
+                let (m, scale) = fold(m, scale)?;
+                self.pack(tensor.own_name.clone(), &tensor, m, role, wanted, scale)?
+            }
+        };
         let mut bias = self.vector_if(&format!("{name}.bias"), rows)?;
         if let (true, Some(b)) = (reorder, &mut bias) {
             *b = order().map(|r| b[r]).collect();
@@ -374,17 +468,29 @@ impl<'a> Loader<'a, '_> {
         self.step(&self.source.own_name(&weight))?;
         let total = rows.iter().sum();
         let tensor = self.find(&weight, &[total, cols])?;
-        let m = self.source.matrix(&tensor)?;
+        let wanted = self.wanted(&tensor, Role::Linear)?;
+        let own = |i: usize| format!("{}[{i}]", tensor.own_name);
+        let kept: Option<Vec<_>> = (0..M).map(|i| self.kept(&own(i), wanted)).collect();
+        // Read only where a part of it is not there already.
+        let m = match &kept {
+            Some(_) => None,
+            None => Some(self.source.matrix(&tensor)?),
+        };
         let scale = self.scale(name)?;
-        let (m, scale) = fold(m, scale)?;
+        let whole = m.map(|m| fold(m, scale)).transpose()?;
         let bias = self.vector_if(&format!("{name}.bias"), total)?;
         let input_norm = self.input_norm(name, cols)?;
         let mut parts = Vec::with_capacity(M);
         let mut first = 0;
         for (i, n) in rows.into_iter().enumerate() {
-            let part = gather(&m, first..first + n)?;
-            let name = format!("{}[{i}]", tensor.own_name);
-            let weight = self.pack(&name, &tensor, part, Role::Linear)?;
+            let (weight, scale) = match (&kept, &whole) {
+                (Some(same), _) => self.share(same[i].clone()),
+                (None, Some((m, scale))) => {
+                    let part = gather(m, first..first + n)?;
+                    self.pack(own(i), &tensor, part, Role::Linear, wanted, *scale)?
+                }
+                (None, None) => unreachable!("it was read"),
+            };
             let bias = bias.as_ref().map(|b| b[first..first + n].to_vec());
             parts.push(Linear { weight, scale, bias, input_norm: input_norm.clone() });
             first += n;
@@ -392,17 +498,52 @@ impl<'a> Loader<'a, '_> {
         Ok(parts.try_into().expect("one part per entry of rows"))
     }
 
-    /// Puts a matrix into the format it should have, into panels, and on the list.
-    fn pack(&mut self, name: &str, tensor: &Stored, m: Matrix<'_>, role: Role) -> Result<Panels> {
-        let wanted = match role {
-            Role::Linear => self.options.format,
-            _ => self.options.head,
+    /// What a matrix is to be put into, and by which rule; `None` leaves it as it is.
+    fn wanted(&self, tensor: &Stored, role: Role) -> Result<Option<Rounding>> {
+        let wanted = match (self.chosen.format(&tensor.name), role) {
+            (Some(named), _) => named.map(Rounding::from),
+            (None, Role::Linear) => self.options.rounding(),
+            (None, _) => self.options.head.map(Rounding::from),
         };
-        let linear = role == Role::Linear;
-        let projection = self.options.projection.filter(|_| linear);
+        match (wanted, self.options.fallback) {
+            (Some(Rounding { format, projection }), fallback) if fallback != Fallback::Refuse => {
+                let blame = |source| Error::Tensor { tensor: tensor.own_name.clone(), source };
+                let format = fallback.choose(format, tensor.cols).map_err(blame)?;
+                Ok(Some(Rounding { format, projection }))
+            }
+            // A misfit that needs no change is none.
+            (wanted, _) => Ok(wanted),
+        }
+    }
+
+    /// The matrix of the other model, if it is what is wanted.
+    fn kept(&self, name: &str, wanted: Option<Rounding>) -> Option<Packed> {
+        self.like?.get(name).filter(|p| p.wanted == wanted).cloned()
+    }
+
+    /// Takes a matrix of the other model, and puts it on the list.
+    fn share(&mut self, same: Packed) -> (Arc<Panels>, Option<f32>) {
+        self.tensors.push(same.report.clone());
+        let both = (same.panels.clone(), same.scale);
+        self.packed.insert(same.report.name.clone(), same);
+        both
+    }
+
+    /// Puts a matrix into the format it should have, into panels, and on the list.
+    fn pack(
+        &mut self,
+        name: String,
+        tensor: &Stored,
+        m: Matrix<'_>,
+        role: Role,
+        wanted: Option<Rounding>,
+        scale: Option<f32>,
+    ) -> Result<(Arc<Panels>, Option<f32>)> {
         let (m, rel_error) = match wanted {
-            Some(format) if format != m.format() || projection.is_some() => {
-                let importance = match self.imatrix.filter(|_| linear) {
+            Some(Rounding { format, projection })
+                if format != m.format() || projection.is_some() =>
+            {
+                let importance = match self.imatrix.filter(|_| role == Role::Linear) {
                     Some(i) => Some(i.importance(&tensor.name, m.cols())?),
                     None => None,
                 };
@@ -410,24 +551,25 @@ impl<'a> Loader<'a, '_> {
                     Some(projection) => Rule::Projected(projection),
                     None => Rule::Own(importance.as_deref()),
                 };
-                let (q, cost) = requantize(name, &m, format, rule)?;
+                let (q, cost) = requantize(&name, &m, format, rule)?;
                 (q, cost.relative())
             }
             _ => (m, 0.0),
         };
         let panels =
-            Panels::pack(&m).map_err(|source| Error::Tensor { tensor: name.to_owned(), source })?;
+            Panels::pack(&m).map_err(|source| Error::Tensor { tensor: name.clone(), source })?;
         self.source.release(tensor);
-        self.tensors.push(TensorReport {
-            name: name.to_owned(),
+        let report = TensorReport {
+            name,
+            gguf_name: tensor.name.clone(),
             role,
             file_type: tensor.file_type,
             format: m.format().name(),
             shape: vec![m.rows(), m.cols()],
             nbytes: m.nbytes(),
             rel_error,
-        });
-        Ok(panels)
+        };
+        Ok(self.share(Packed { panels: Arc::new(panels), scale, wanted, report }))
     }
 }
 

@@ -8,17 +8,21 @@ use crate::convert::Contents;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo, TensorType, WriteError, Writer};
 use crate::imatrix::Imatrix;
+use crate::overrides::{Overrides, is_matrix};
 use crate::requantize::{Rule, requantize};
+use crate::rounding::Rounding;
 use crate::source::{matrix, storable_types, type_of};
 use crate::tensors::File;
 
 /// Which tensors [`quantize_gguf`] puts into which format.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Recipe<'a> {
-    /// Format of the linear layers.
-    pub format: Format,
+    /// Format of the linear layers; `None` leaves them as they are.
+    pub format: Option<Format>,
     /// Format of the embedding and the head; `None` leaves them as they are.
     pub head: Option<Format>,
+    /// Formats of single tensors, which go before both.
+    pub overrides: Overrides,
     /// What happens to a tensor whose rows the format cannot hold.
     pub fallback: Fallback,
     /// The order of the source's I2_S codes, if it has any.
@@ -31,10 +35,11 @@ pub struct Recipe<'a> {
 
 impl Recipe<'_> {
     /// Linear layers in `format`, everything else as it is, and no replacement for a row that does not fit.
-    pub fn new(format: Format) -> Self {
+    pub fn new(format: impl Into<Option<Format>>) -> Self {
         Recipe {
-            format,
+            format: format.into(),
             head: None,
+            overrides: Overrides::default(),
             fallback: Fallback::Refuse,
             i2_s: Packing::default(),
             imatrix: None,
@@ -44,9 +49,10 @@ impl Recipe<'_> {
 }
 
 /// What happens to a tensor whose rows do not have whole blocks of the wanted format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fallback {
     /// It is an error that names the tensor.
+    #[default]
     Refuse,
     /// This format takes its place.
     To(Format),
@@ -58,7 +64,7 @@ pub enum Fallback {
 
 impl Fallback {
     /// The format for rows of `cols` weights that were to be in `format`.
-    fn choose(self, format: Format, cols: usize) -> tritlab_kernels::Result<Format> {
+    pub(crate) fn choose(self, format: Format, cols: usize) -> tritlab_kernels::Result<Format> {
         let Err(misfit) = format.row_bytes(cols) else { return Ok(format) };
         let other = match self {
             Fallback::Refuse => return Err(misfit),
@@ -162,12 +168,13 @@ impl Origin for File {
 }
 
 /// Writes `source`, a GGUF file or a Hugging Face folder, to the GGUF file `destination` with every linear layer
-/// in the wanted format. Norms, biases and tables are copied. The file appears whole or not at all. `progress` is
-/// called with (tensors done, tensors, name of the next) and returns `false` to cancel.
+/// in the wanted format, and every tensor that has an override in its own. Norms, biases and tables are copied.
+/// The file appears whole or not at all. `progress` is called with (tensors done, tensors, name of the next) and
+/// returns `false` to cancel.
 ///
 /// # Errors
 /// A format that GGUF has no type for, a tensor whose row length the format (and the fallback) cannot hold (it
-/// is named), and whatever is wrong with the source.
+/// is named), an override that means no tensor, and whatever is wrong with the source.
 pub fn quantize_gguf(
     source: impl AsRef<Path>,
     destination: impl AsRef<Path>,
@@ -175,12 +182,12 @@ pub fn quantize_gguf(
     progress: &mut dyn FnMut(usize, usize, &str) -> bool,
 ) -> Result<Summary> {
     let destination = destination.as_ref();
-    let Recipe { format, head, fallback, i2_s, imatrix, projection } = *recipe;
+    let Recipe { format, head, ref overrides, fallback, i2_s, imatrix, projection } = *recipe;
     if projection.is_some() && imatrix.is_some() {
         return Err(Error::TwoRules);
     }
     let to = if let Fallback::To(other) = fallback { Some(other) } else { None };
-    for format in [Some(format), head, to].into_iter().flatten() {
+    for format in [format, head, to].into_iter().flatten().chain(overrides.formats()) {
         storable(format)?;
     }
     let source = source.as_ref();
@@ -189,17 +196,11 @@ pub fn quantize_gguf(
         false => Box::new(File { gguf: Gguf::open(source)?, i2_s }),
     };
     let tensors = origin.tensors()?;
+    let matrices: Vec<_> =
+        tensors.iter().filter(|t| is_matrix(t.name(), t.rows())).map(TensorInfo::name).collect();
+    let named = overrides.resolve(&matrices).map_err(|e| origin.blame(e))?;
     let mut writer = Writer::new();
     origin.keys(&mut writer)?;
-    if let Some(number) = file_type(format) {
-        writer.set("general.file_type", number)?;
-    }
-    writer.set("general.quantization_version", 2u32)?;
-    if let Some(imatrix) = imatrix {
-        writer.set("quantize.imatrix.dataset", imatrix.datasets.join(", "))?;
-        writer.set("quantize.imatrix.entries_count", imatrix.sums.len() as u32)?;
-        writer.set("quantize.imatrix.chunks_count", imatrix.chunks)?;
-    }
     let total = tensors.len();
     let mut summary = Summary {
         tensors: total,
@@ -211,11 +212,12 @@ pub fn quantize_gguf(
         bytes_in: origin.size(),
         bytes_out: 0,
     };
-    let mut plan = Vec::with_capacity(total);
+    let (mut plan, mut linear) = (Vec::with_capacity(total), Vec::new());
     for info in &tensors {
+        let own = named.format(info.name());
         let wanted = match role(info) {
-            Role::Linear => Some(format),
-            Role::Head => head,
+            Role::Linear => own.unwrap_or(format),
+            Role::Head => own.unwrap_or(head),
             Role::Copied => None,
         };
         let chosen = wanted
@@ -228,11 +230,37 @@ pub fn quantize_gguf(
             summary.fallbacks += 1;
             share(&mut summary.replaced, ty, info);
         }
-        let projected = projection.is_some() && matches!(role(info), Role::Linear);
-        let chosen = chosen.filter(|_| ty != info.tensor_type() || projected);
+        let linear_rule = own.is_none() && matches!(role(info), Role::Linear);
+        let projection = projection.filter(|_| linear_rule);
+        let chosen = chosen
+            .filter(|_| ty != info.tensor_type() || projection.is_some())
+            .map(|format| Rounding { format, projection });
         summary.quantized += usize::from(chosen.is_some());
-        plan.push(chosen);
-        writer.tensor(info.name(), ty, info.dims())?;
+        plan.push((chosen, ty));
+        if matches!(role(info), Role::Linear) {
+            share(&mut linear, ty, info);
+        }
+    }
+    // What was asked for says what the file is, unless it says that the tensors differ.
+    let kind = match format {
+        Some(format) if overrides.is_empty() => Some(format),
+        None if overrides.is_empty() => None,
+        _ => linear
+            .iter()
+            .max_by_key(|t| t.weights)
+            .and_then(|t| Format::ALL.iter().copied().find(|f| f.name() == t.name)),
+    };
+    if let Some(number) = kind.and_then(file_type) {
+        writer.set("general.file_type", number)?;
+    }
+    writer.set("general.quantization_version", 2u32)?;
+    if let Some(imatrix) = imatrix {
+        writer.set("quantize.imatrix.dataset", imatrix.datasets.join(", "))?;
+        writer.set("quantize.imatrix.entries_count", imatrix.sums.len() as u32)?;
+        writer.set("quantize.imatrix.chunks_count", imatrix.chunks)?;
+    }
+    for (info, (_, ty)) in tensors.iter().zip(&plan) {
+        writer.tensor(info.name(), *ty, info.dims())?;
     }
     let (mut done, mut error, mut norm) = (0, 0.0, 0.0);
     writer.write(destination, |out_info, out| -> Result<(), WriteError> {
@@ -245,16 +273,15 @@ pub fn quantize_gguf(
         // The writer asks for the tensors in the order in which they were announced.
         let info = &tensors[at];
         debug_assert_eq!(info.name(), out_info.name(), "one order");
-        match plan[at] {
-            Some(format) => {
+        match plan[at].0 {
+            Some(Rounding { format, projection }) => {
                 let m = origin.matrix(at)?;
                 debug_assert_eq!(m.rows() as u64, info.rows(), "a matrix of the whole tensor");
-                let linear = matches!(role(info), Role::Linear);
                 let importance = imatrix
-                    .filter(|_| linear)
+                    .filter(|_| matches!(role(info), Role::Linear))
                     .map(|i| i.importance(info.name(), m.cols()))
                     .transpose()?;
-                let rule = match projection.filter(|_| linear) {
+                let rule = match projection {
                     Some(projection) => Rule::Projected(projection),
                     None => Rule::Own(importance.as_deref()),
                 };
@@ -286,9 +313,8 @@ enum Role {
 
 fn role(info: &TensorInfo) -> Role {
     let name = info.name();
-    let two_dims = info.rows() > 1 && info.dims().len() == 2;
     match name {
-        _ if !two_dims || !name.ends_with(".weight") || name.contains("norm") => Role::Copied,
+        _ if info.dims().len() != 2 || !is_matrix(name, info.rows()) => Role::Copied,
         "token_embd.weight" | "output.weight" => Role::Head,
         _ => Role::Linear,
     }

@@ -38,8 +38,8 @@ pub struct Stored {
     pub shape: Vec<usize>,
 }
 
-/// The tensors of a model.
-pub trait Source {
+/// The tensors of a model. A loaded model keeps it, to read tensors again.
+pub trait Source: std::fmt::Debug + Send + Sync {
     /// The model's configuration.
     ///
     /// # Errors

@@ -119,7 +119,7 @@ fn a_projection_makes_the_layers_ternary() {
     let (by_twn, direct) = error(twn, Some(Format::F32));
     assert_bits("twn", &made.logits(&ids).unwrap(), &direct.logits(&ids).unwrap());
     assert_eq!(summary.quantized, 14, "two layers of seven");
-    assert_eq!(direct.rounding.unwrap().to_string(), "F32+twn");
+    assert_eq!(direct.options.rounding().unwrap().to_string(), "F32+twn");
     let ternary = Some(Format::TERNARY_ROW);
     let own = error(None, ternary).0;
     let absmean = error(Some(Projection::Absmean), ternary).0;

@@ -118,6 +118,7 @@ impl IntoPy for ModelErr {
             | E::NoChatTemplate
             | E::ChatTemplate { .. }
             | E::UnknownCapture { .. }
+            | E::Override { .. }
             | E::Imatrix { .. }
             | E::OutOfRange { .. } => ModelError::new_err(text),
             E::TextTooShort { .. } | E::Evaluation { .. } => EvaluationError::new_err(text),

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use tritlab_kernels::Format;
 use tritlab_kernels::op::CacheType;
 use tritlab_model::gguf::{Gguf, Value};
 use tritlab_model::hugging_face::Folder;
-use tritlab_model::quantize::{self, Fallback, Recipe};
+use tritlab_model::quantize::{self, Recipe};
 use tritlab_model::rounding::Rounding;
 use tritlab_model::source::i2_s_order;
 use tritlab_model::tensors::Source;
@@ -17,10 +16,11 @@ use tritlab_model::{Config, convert as converter};
 use crate::callback::Progress;
 use crate::errors::OrRaise;
 use crate::imatrix::ImatrixOrPath;
+use crate::recipe::Wanted;
 
 #[derive(IntoPyObject)]
 pub(crate) struct QuantizeReport {
-    format: String,
+    format: Option<String>,
     tensors: usize,
     quantized: usize,
     fallbacks: usize,
@@ -48,38 +48,41 @@ impl From<quantize::TypeShare> for TypeShare {
 
 /// Write a GGUF file or a Hugging Face folder as GGUF, linear layers in `format`, atomically.
 ///
-/// `format` may name a projection too, "TQ2_0+optimal", as in `Model.load`.
-/// `head` is the format of the embedding and the output head; `None` leaves them as they are.
+/// `None` leaves them as they are; a projection may follow, "TQ2_0+optimal", as in `Model.load`.
+/// `head` is the format of the embedding and the output head; `None` leaves those as they are.
 /// `fallback` is the format of tensors whose rows do not fit, "llama.cpp" for the choices of
 /// llama-quantize; `None` makes them a `FormatError`. `replaced` says what it became, by type.
 /// `i2_s` is the order of the source's I2_S codes, as in `Model.load`.
 /// `imatrix`, an `Imatrix` or its file, weighs the columns of the linear layers.
+/// `overrides` give single tensors a format of their own, and `recipe` says all formats, as in
+/// `Model.load`, which gives the same model from this file's source.
 #[pyfunction]
-#[pyo3(signature = (src, dst, format, *, head=None, fallback=None, i2_s="I2_S", imatrix=None, progress=None))]
+#[pyo3(signature = (
+    src, dst, format=None, *, head=None, overrides=None, fallback=None, recipe=None, i2_s="I2_S",
+    imatrix=None, progress=None
+))]
 #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
 pub(crate) fn quantize_gguf(
     py: Python<'_>,
     src: PathBuf,
     dst: PathBuf,
-    format: &str,
+    format: Option<&str>,
     head: Option<&str>,
+    overrides: Option<&Bound<'_, PyAny>>,
     fallback: Option<&str>,
+    recipe: Option<&Bound<'_, PyAny>>,
     i2_s: &str,
     imatrix: Option<ImatrixOrPath<'_>>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<QuantizeReport> {
     let imatrix = imatrix.map(|i| i.get(py)).transpose()?;
-    let rounding: Rounding = format.parse().or_raise()?;
-    let head = head.map(Format::from_name).transpose().or_raise()?;
-    let fallback = match fallback {
-        None => Fallback::Refuse,
-        Some(name) if name.eq_ignore_ascii_case("llama.cpp") => Fallback::LlamaCpp,
-        Some(name) => Fallback::To(Format::from_name(name).or_raise()?),
-    };
+    let Wanted { rounding, head, overrides, fallback } =
+        Wanted::new(py, recipe, format, head, overrides, fallback)?;
     let i2_s = i2_s_order(i2_s).or_raise()?;
-    let Rounding { format, projection } = rounding;
+    let format = rounding.map(|r| r.format);
+    let projection = rounding.and_then(|r| r.projection);
     let imatrix = imatrix.as_ref();
-    let recipe = Recipe { format, head, fallback, i2_s, imatrix, projection };
+    let recipe = Recipe { format, head, overrides, fallback, i2_s, imatrix, projection };
     let mut progress = Progress::new(progress);
     let result = py.detach(|| {
         let mut step = |done, total, name: &str| progress.call(done, total, name);
@@ -87,7 +90,7 @@ pub(crate) fn quantize_gguf(
     });
     let summary = progress.finish(result.or_raise())?;
     Ok(QuantizeReport {
-        format: rounding.to_string(),
+        format: rounding.as_ref().map(Rounding::to_string),
         tensors: summary.tensors,
         quantized: summary.quantized,
         fallbacks: summary.fallbacks,

@@ -21,6 +21,7 @@ mod imatrix;
 mod machine;
 mod matrix;
 mod model;
+mod recipe;
 mod table;
 mod ternary;
 mod testing;

@@ -1,16 +1,13 @@
 //! `tritlab.Model`.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyList, PyString, PyTuple};
-use tritlab_kernels::Format;
 use tritlab_model::capture::Captured;
 use tritlab_model::model::{Options, Role, TensorReport};
-use tritlab_model::rounding::Rounding;
 use tritlab_model::source::i2_s_order;
 use tritlab_model::{Error, eval, speed};
 
@@ -22,6 +19,7 @@ use crate::chat;
 use crate::errors::OrRaise;
 use crate::generate::{Settings, TextStream, cache_type, ids_after, prompt_ids, text_can_be_made};
 use crate::imatrix::ImatrixOrPath;
+use crate::recipe::{self, Wanted};
 
 /// A decoder model, ready to run. Immutable; may be shared between threads.
 #[pyclass(frozen, module = "tritlab")]
@@ -34,6 +32,7 @@ pub(crate) struct Model {
 #[derive(IntoPyObject)]
 pub(crate) struct TensorInfo<'py> {
     name: String,
+    gguf_name: String,
     role: &'static str,
     file_type: &'static str,
     format: &'static str,
@@ -111,14 +110,31 @@ impl Model {
     /// and published files), "I2_S_64" (Arm) or "I2_S_ROWS4"; a wrong one talks nonsense.
     /// `imatrix`, an `Imatrix` or its file, weighs the columns of linear layers that change their
     /// format.
+    ///
+    /// `overrides` give single tensors a format of their own, before `format` and `head`: a dict or
+    /// pairs, in order, of a pattern and a format (`None`: as in the file). They are read as
+    /// llama-quantize reads its `--tensor-type-file`: a regular expression, searched for in GGUF's
+    /// name of the tensor; the first that matches decides. A full name means that tensor alone.
+    /// `ModelError` for one that matches no weight matrix. `fallback` is the format of tensors
+    /// whose rows do not fit, "llama.cpp" for llama-quantize's choices; `None` makes them a
+    /// `ShapeError`.
+    ///
+    /// `recipe`, a `Recipe` or its file (see `tritlab search`), stands for `format`, `head`,
+    /// `overrides` and `fallback`.
     #[staticmethod]
-    #[pyo3(signature = (path, format=None, *, head=None, context=2048, i2_s="I2_S", imatrix=None, progress=None))]
+    #[pyo3(signature = (
+        path, format=None, *, head=None, overrides=None, fallback=None, recipe=None, context=2048,
+        i2_s="I2_S", imatrix=None, progress=None
+    ))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn load(
         py: Python<'_>,
         path: PathBuf,
         format: Option<&str>,
         head: Option<&str>,
+        overrides: Option<&Bound<'_, PyAny>>,
+        fallback: Option<&str>,
+        recipe: Option<&Bound<'_, PyAny>>,
         #[pyo3(from_py_with = arguments::context)] context: usize,
         i2_s: &str,
         imatrix: Option<ImatrixOrPath<'_>>,
@@ -126,19 +142,41 @@ impl Model {
     ) -> PyResult<Self> {
         let path = packaged(py, path)?;
         let imatrix = imatrix.map(|i| i.get(py)).transpose()?;
-        let rounding = format.map(Rounding::from_str).transpose().or_raise()?;
-        let head = head.map(Format::from_name).transpose().or_raise()?;
+        let wanted = Wanted::new(py, recipe, format, head, overrides, fallback)?;
         let i2_s = i2_s_order(i2_s).or_raise()?;
         let mut progress = Progress::new(progress);
         let result = py.detach(|| {
+            let Wanted { rounding, head, overrides, fallback } = wanted;
             let format = rounding.map(|r| r.format);
             let projection = rounding.and_then(|r| r.projection);
-            let options = Options { format, head, i2_s, projection };
+            let options = Options { format, head, overrides, fallback, i2_s, projection };
             let mut step = |done, total, name: &str| progress.call(done, total, name);
             tritlab_model::Model::load_weighted(&path, options, imatrix.as_ref(), &mut step)
         });
         let model = progress.finish(result.or_raise())?;
         Ok(Self { model, path, context })
+    }
+
+    /// The same model with some tensors in other formats: a new `Model`.
+    ///
+    /// `overrides` are those of `load`, and go before the ones it was loaded with. What `load`
+    /// gives with them, bit for bit; but tensors that stay as they are are shared, not read again,
+    /// so that changing one is quick and costs the memory of that one.
+    #[pyo3(signature = (overrides, *, progress=None))]
+    fn requantize(
+        &self,
+        py: Python<'_>,
+        overrides: &Bound<'_, PyAny>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let overrides = recipe::overrides(Some(overrides))?;
+        let mut progress = Progress::new(progress);
+        let result = py.detach(|| {
+            let mut step = |done, total, name: &str| progress.call(done, total, name);
+            self.model.requantize(&overrides, &mut step)
+        });
+        let model = progress.finish(result.or_raise())?;
+        Ok(Self { model, path: self.path.clone(), context: self.context })
     }
 
     /// The file or folder it was loaded from.
@@ -192,7 +230,7 @@ impl Model {
     /// The format asked of `load`; `None` for the file's own types.
     #[getter]
     fn format(&self) -> Option<String> {
-        self.model.rounding.map(|r| r.to_string())
+        self.model.options.rounding().map(|r| r.to_string())
     }
 
     /// Bytes of all linear layers, without the head.
@@ -224,6 +262,7 @@ impl Model {
         let info = |t: &TensorReport| {
             Ok(TensorInfo {
                 name: t.name.clone(),
+                gguf_name: t.gguf_name.clone(),
                 role: t.role.name(),
                 file_type: t.file_type,
                 format: t.format,

@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 use tritlab_kernels::{Backend, Format, Scales, backend, threads};
+use tritlab_model::source::type_of;
 
 use crate::arguments;
 use crate::errors::OrRaise;
@@ -15,6 +16,7 @@ pub(crate) struct FormatInfo {
     activation: &'static str,
     scales: &'static str,
     summary: &'static str,
+    in_gguf: bool,
 }
 
 #[derive(IntoPyObject)]
@@ -52,6 +54,7 @@ pub(crate) fn formats() -> Vec<FormatInfo> {
             activation: info.activation.name(),
             scales: scales(info.scales),
             summary: info.summary,
+            in_gguf: type_of(*format).is_some(),
         }
     };
     Format::ALL.iter().map(info).collect()

@@ -7,6 +7,7 @@ look like those of a 135 M parameter model, so that tables and figures look like
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,7 @@ def formats():
             "activation": activation,
             "scales": "block",
             "summary": "",
+            "in_gguf": not name.startswith("TERNARY"),
         }
         for name, (block, size, activation, *_) in _TABLE.items()
     ]
@@ -193,17 +195,22 @@ def explain_gguf(path, tensor, row=0, block=0, *, i2_s="I2_S"):
     return Explanation(bytes([row, block]))
 
 
+# Two layers' tensors with what a squared error of each costs, and the embedding.
+_SENSITIVE = {"blk.0.attn_q.weight": 0.5, "token_embd.weight": 4.0}
+
+
 class Model:
-    def __init__(self, path, format):
+    def __init__(self, path, format, overrides=None):
         self.path = str(path)
         self._asked = format
+        self._overrides = dict(overrides or {})
         self._kind = format or "Q4_1"
         block, size, _, self._noise, self._share, self._prefill = _TABLE[self._kind]
         if format is None:
             self._noise /= 2
         self.linear_params = _LINEAR
         self.linear_bytes = _LINEAR * size // block
-        self.total_bytes = self.linear_bytes + _REST * 34 // 32
+        self.total_bytes = sum(tensor["nbytes"] for tensor in self.tensors())
         self.bytes_per_token = self.total_bytes
         self.architecture, self.name = "llama", "Example <135M>"
         self.n_params, self.n_layers, self.n_vocab = _LINEAR + _REST, 30, 256
@@ -211,7 +218,17 @@ class Model:
 
     @staticmethod
     def load(
-        path, format=None, *, head=None, context=2048, i2_s="I2_S", imatrix=None, progress=None
+        path,
+        format=None,
+        *,
+        head=None,
+        overrides=None,
+        fallback=None,
+        recipe=None,
+        context=2048,
+        i2_s="I2_S",
+        imatrix=None,
+        progress=None,
     ):
         _i2_s_order(i2_s)
         if Path(path).read_bytes()[:4] != b"GGUF":
@@ -220,10 +237,35 @@ class Model:
             raise ShapeError("the tensor `blk.0.attn_q.weight`: 576 columns do not fit TQ2_0")
         if progress:
             progress(1, 1, "load")
-        return Model(path, format)
+        if recipe is not None:
+            overrides = _recipe(recipe)
+        elif Path(path).read_bytes()[4:5] == b"{":
+            overrides = json.loads(Path(path).read_bytes()[4:])
+        return Model(path, format, overrides)
+
+    def requantize(self, overrides, *, progress=None):
+        unknown = [name for name in overrides if name not in _SENSITIVE]
+        if unknown:
+            raise ModelError(f"the override {unknown[0]!r} of a tensor's format: it matches none")
+        return Model(self.path, self._asked, {**self._overrides, **overrides})
+
+    def _with_overrides(self, tensors):
+        for tensor in tensors:
+            name = self._overrides.get(tensor["name"])
+            if name not in (None, tensor["format"]):
+                block, size, _, noise, *_ = _TABLE[name]
+                tensor |= {
+                    "format": name,
+                    "nbytes": tensor["n_params"] * size // block,
+                    "rel_error": 0.4 * noise,
+                }
+        return tensors
 
     def tensors(self):
-        common = {"file_type": "Q4_1", "nbytes": 0, "bits_per_weight": 0.0}
+        return self._with_overrides(self._tensors())
+
+    def _tensors(self):
+        common = {"file_type": "Q4_1", "bits_per_weight": 0.0}
         error = {"TERNARY": 0.52, "TERNARY_ROW": 0.51, "TQ2_0": 0.5}.get(
             self._kind, 0.4 * self._noise
         )
@@ -231,19 +273,23 @@ class Model:
             {
                 **common,
                 "name": "blk.0.attn_q.weight",
+                "gguf_name": "blk.0.attn_q.weight",
                 "role": "linear",
                 "format": self._kind,
                 "shape": (576, 576),
                 "n_params": _LINEAR,
+                "nbytes": self.linear_bytes,
                 "rel_error": 0.0 if self._asked is None else error,
             },
             {
                 **common,
                 "name": "token_embd.weight",
+                "gguf_name": "token_embd.weight",
                 "role": "embedding",
                 "format": "Q8_0",
                 "shape": (256, 576),
                 "n_params": _REST,
+                "nbytes": _REST * 34 // 32,
                 "rel_error": 0.0,
             },
         ]
@@ -255,7 +301,11 @@ class Model:
         return bytes(ids.astype(np.uint8)).decode(errors="replace")
 
     def fingerprint(self, ids):
-        return hashlib.sha256(self._kind.encode() + ids.tobytes()).hexdigest()
+        changed = [(t["name"], t["format"]) for t in self.tensors()] != [
+            (t["name"], t["format"]) for t in self._tensors()
+        ]
+        what = f"{[t['format'] for t in self.tensors()]}" if changed else self._kind
+        return hashlib.sha256(what.encode() + ids.tobytes()).hexdigest()
 
     def evaluate(self, ids, context=512, reference=None, progress=None):
         chunks = len(ids) // context
@@ -263,6 +313,11 @@ class Model:
         base = np.random.default_rng(7).gamma(1.2, 2.6, n)
         rng = np.random.default_rng(int.from_bytes(self._kind.encode(), "little") % 2**32)
         kl = rng.lognormal(0, 1.3, n) * self._noise**2 / 2
+        if reference is self:
+            kl = np.zeros(n)
+        elif self._overrides:  # a mean that is known, and costs that add up
+            errors = {t["name"]: t["rel_error"] for t in self.tensors()}
+            kl = np.full(n, sum(_SENSITIVE[name] * e**2 for name, e in errors.items()))
         nll = base + rng.normal(0, self._noise, n) + kl * 0.5
         out = {
             "n_chunks": chunks,
@@ -337,13 +392,30 @@ class Imatrix:
         return {"blk.0.attn_q.weight": np.ones(576, np.float32)}
 
 
+def _recipe(recipe):
+    from tritlab.recipe import arguments
+
+    return dict(arguments(recipe)["overrides"])
+
+
 def quantize_gguf(
-    src, dst, format, *, head=None, fallback=None, i2_s="I2_S", imatrix=None, progress=None
+    src,
+    dst,
+    format=None,
+    *,
+    head=None,
+    overrides=None,
+    fallback=None,
+    recipe=None,
+    i2_s="I2_S",
+    imatrix=None,
+    progress=None,
 ):
     _i2_s_order(i2_s)
     if imatrix is not None and Path(imatrix).read_bytes() != b"GGUF imatrix":
         raise ModelError("the importance matrix: general.type")
-    Path(dst).write_bytes(b"GGUF")
+    said = b"" if recipe is None else json.dumps(_recipe(recipe)).encode()
+    Path(dst).write_bytes(b"GGUF" + said)
     return {
         "format": format,
         "tensors": 2,

@@ -25,6 +25,7 @@ from tritlab._types import (
     KitCase,
     MachineFacts,
     Messages,
+    Overrides,
     PackingInfo,
     Progress,
     Prompt,
@@ -35,6 +36,7 @@ from tritlab._types import (
     VerifyReport,
 )
 from tritlab.evaluation import Text
+from tritlab.recipe import Recipe
 from tritlab.statistics import Quality
 
 __version__: str
@@ -311,6 +313,9 @@ class Model:
         format: str | None = None,
         *,
         head: str | None = None,
+        overrides: Overrides | None = None,
+        fallback: str | None = None,
+        recipe: Recipe | str | PathLike[str] | None = None,
         context: int = 2048,
         i2_s: str = "I2_S",
         imatrix: Imatrix | str | PathLike[str] | None = None,
@@ -331,6 +336,24 @@ class Model:
         and published files), "I2_S_64" (Arm) or "I2_S_ROWS4"; a wrong one talks nonsense.
         `imatrix`, an `Imatrix` or its file, weighs the columns of linear layers that change their
         format.
+
+        `overrides` give single tensors a format of their own, before `format` and `head`: a dict or
+        pairs, in order, of a pattern and a format (`None`: as in the file). They are read as
+        llama-quantize reads its `--tensor-type-file`: a regular expression, searched for in GGUF's
+        name of the tensor; the first that matches decides. A full name means that tensor alone.
+        `ModelError` for one that matches no weight matrix. `fallback` is the format of tensors
+        whose rows do not fit, "llama.cpp" for llama-quantize's choices; `None` makes them a
+        `ShapeError`.
+
+        `recipe`, a `Recipe` or its file (see `tritlab search`), stands for `format`, `head`,
+        `overrides` and `fallback`.
+        """
+    def requantize(self, overrides: Overrides, *, progress: Progress | None = None) -> Model:
+        """The same model with some tensors in other formats: a new `Model`.
+
+        `overrides` are those of `load`, and go before the ones it was loaded with. What `load`
+        gives with them, bit for bit; but tensors that stay as they are are shared, not read again,
+        so that changing one is quick and costs the memory of that one.
         """
     @property
     def path(self) -> str:
@@ -664,22 +687,26 @@ def quantize_activations(x: npt.NDArray[np.float32], per: str) -> Activations:
 def quantize_gguf(
     src: str | PathLike[str],
     dst: str | PathLike[str],
-    format: str,
+    format: str | None = None,
     *,
     head: str | None = None,
+    overrides: Overrides | None = None,
     fallback: str | None = None,
+    recipe: Recipe | str | PathLike[str] | None = None,
     i2_s: str = "I2_S",
     imatrix: Imatrix | str | PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> QuantizeReport:
     """Write a GGUF file or a Hugging Face folder as GGUF, linear layers in `format`, atomically.
 
-    `format` may name a projection too, "TQ2_0+optimal", as in `Model.load`.
-    `head` is the format of the embedding and the output head; `None` leaves them as they are.
+    `None` leaves them as they are; a projection may follow, "TQ2_0+optimal", as in `Model.load`.
+    `head` is the format of the embedding and the output head; `None` leaves those as they are.
     `fallback` is the format of tensors whose rows do not fit, "llama.cpp" for the choices of
     llama-quantize; `None` makes them a `FormatError`. `replaced` says what it became, by type.
     `i2_s` is the order of the source's I2_S codes, as in `Model.load`.
     `imatrix`, an `Imatrix` or its file, weighs the columns of the linear layers.
+    `overrides` give single tensors a format of their own, and `recipe` says all formats, as in
+    `Model.load`, which gives the same model from this file's source.
     """
 
 def explain(

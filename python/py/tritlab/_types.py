@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ Replacement: TypeAlias = (
 )
 """A layer's output, float32 [n, E], or a function of the output it would have."""
 
+Overrides: TypeAlias = "Mapping[str, str | None] | Sequence[tuple[str, str | None]]"
+"""Patterns of tensor names and the formats they are to be in, in order; `None`: as in the file."""
+
 Progress: TypeAlias = "Callable[[int, int, str], object]"
 """Called now and then as `progress(done, total, what)`; an exception it raises ends the call."""
 
@@ -34,6 +37,7 @@ class FormatInfo(TypedDict):
     activation: str  # how activations are quantised: "f32" (not at all), "token", "256" to "32"
     scales: str  # "none", "block", "row" or "tensor"
     summary: str
+    in_gguf: bool  # whether GGUF has a tensor type for it
 
 
 class PackingInfo(TypedDict):
@@ -97,6 +101,7 @@ class TensorInfo(TypedDict):
     """One weight tensor of a loaded model."""
 
     name: str
+    gguf_name: str  # what overrides go by; parts of one matrix ("name[0]") have it in common
     role: str  # "linear", "embedding", "head" or "norm"
     file_type: str
     format: str
@@ -216,7 +221,7 @@ class QuantizeReport(TypedDict):
     `weight_error` is |w - q| / |w| over the tensors that changed, against the source's own weights.
     """
 
-    format: str
+    format: str | None  # `None` where the file's own types were kept
     tensors: int
     quantized: int
     fallbacks: int

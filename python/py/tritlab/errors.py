@@ -19,6 +19,8 @@ __all__ = [
     "ModelError",
     "NotInstalledError",
     "ReceiptError",
+    "RecipeError",
+    "SearchError",
     "ShapeError",
     "SweepError",
     "TokenizerError",
@@ -36,3 +38,11 @@ class ReceiptError(TritlabError):
 
 class SweepError(TritlabError):
     """A sweep that cannot be run as its file says, or an engine that gave up."""
+
+
+class RecipeError(TritlabError):
+    """A recipe of formats that cannot be read; the message has the file and what is wrong in it."""
+
+
+class SearchError(TritlabError):
+    """A search for a recipe that cannot be done: a budget out of reach, a text too short for it."""

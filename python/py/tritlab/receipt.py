@@ -87,15 +87,16 @@ def make(
     head: str | None,
     reference: str | None,
     reference_head: str | None,
-    measured: Measured,
+    measured: Measured | dict[str, Any],
     reference_model: dict[str, Any] | None = None,
     i2_s: str = "I2_S",
+    overrides: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Build the receipt of one evaluation that has just been made.
+    """Build the receipt of one evaluation that has just been made, or of its `results`.
 
-    `format` and `reference` are what `Model.load` was asked for ("file" for the file's own types);
-    `reference` is `None` where there was no comparison, `reference_model` where the reference was
-    of the same file. `i2_s` is the order of I2_S codes, of both.
+    `format`, `overrides` and `reference` are what `Model.load` was asked for ("file" for the file's
+    own types); `reference` is `None` where there was no comparison, `reference_model` where the
+    reference was of the same file. `i2_s` is the order of I2_S codes, of both.
     """
     return {
         "schema": SCHEMA,
@@ -105,6 +106,7 @@ def make(
         "text": text,
         "format": "file" if format is None else format,
         "head": head,
+        "overrides": overrides,
         "reference": reference,
         "reference_head": reference_head,
         "reference_model": reference_model,
@@ -115,7 +117,7 @@ def make(
         "versions": versions(),
         "machine": dict(_native.machine()),
         "fingerprint_tokens": min(FINGERPRINT_TOKENS, int(text["context"])),
-        "results": results(measured),
+        "results": measured if isinstance(measured, dict) else results(measured),
     }
 
 
@@ -189,7 +191,8 @@ def rerun(
                     ref_path, item["reference"], item["reference_head"], context, i2_s
                 )
             reference = loaded[key]
-        subject = _load(path, item["format"], item["head"], context, i2_s)
+        overrides = item.get("overrides")
+        subject = _load(path, item["format"], item["head"], context, i2_s, overrides)
         part = cut(corpus.tokenize(subject), context, int(item["text"]["windows"]))
         if progress is not None:
             progress(number, len(receipts), f"{item['label']}: evaluating")
@@ -201,9 +204,21 @@ def rerun(
     return checks
 
 
-def _load(path: Path, format: str, head: str | None, context: int, i2_s: str) -> _native.Model:
+def _load(
+    path: Path,
+    format: str,
+    head: str | None,
+    context: int,
+    i2_s: str,
+    overrides: dict[str, str] | None = None,
+) -> _native.Model:
     return _native.Model.load(
-        path, None if format == "file" else format, head=head, context=context, i2_s=i2_s
+        path,
+        None if format == "file" else format,
+        head=head,
+        overrides=overrides,
+        context=context,
+        i2_s=i2_s,
     )
 
 

@@ -26,7 +26,7 @@ def quantize(
     model: ModelArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The GGUF file to write.")],
     format: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--format",
             "-f",
@@ -34,7 +34,17 @@ def quantize(
             help="Format of the linear layers.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe",
+            metavar="FILE",
+            help="Formats of all tensors, in place of --format, --head and --fallback: what "
+            "`tritlab search` wrote, or a --tensor-type-file of llama-quantize.",
+            show_default=False,
+        ),
+    ] = None,
     head: HeadOption = None,
     fallback: Annotated[
         str | None,
@@ -64,6 +74,7 @@ def quantize(
       tritlab quantize my-f16.gguf my-tern.gguf --format TQ2_0 --head Q8_0
       tritlab quantize smollm2 my-q4k.gguf --format Q4_K --fallback llama.cpp
       tritlab quantize my-f16.gguf my-q2.gguf --format Q2_K --imatrix my.imatrix.gguf
+      tritlab quantize my-f16.gguf small.gguf --recipe tritlab-search/recipe.json
     """
     from tritlab import _models
     from tritlab._files import to_json
@@ -72,8 +83,10 @@ def quantize(
 
     use_settings(threads, None)
     wanted = parse_format(format)
-    if wanted is None:
+    if wanted is None and recipe is None:
         raise typer.BadParameter("name a format to quantise to", param_hint="--format")
+    if recipe is not None and (wanted or head or fallback):
+        raise typer.BadParameter("it says all formats: give no other", param_hint="--recipe")
     if out.exists() and not force:
         raise FileExistsError(f"{out} exists; --force replaces it")
     with Bar() as bar:
@@ -83,6 +96,7 @@ def quantize(
             wanted,
             head=head,
             fallback=fallback,
+            recipe=recipe,
             i2_s=i2_s,
             imatrix=imatrix,
             progress=bar.step("quantise"),
@@ -90,9 +104,9 @@ def quantize(
     if json:
         print(to_json(report))
         return
+    done = f"linear layers to {report['format']}" if report["format"] else f"as {recipe} says"
     print(
-        f"{out}: {report['quantized']} of {report['tensors']} tensors changed, "
-        f"linear layers to {report['format']}, "
+        f"{out}: {report['quantized']} of {report['tensors']} tensors changed, {done}, "
         f"{megabytes(report['bytes_in'])} -> {megabytes(report['bytes_out'])}, "
         f"weight error {report['weight_error']:.2%}"
     )
