@@ -13,6 +13,7 @@ m.capture(ids, ["blk.*", "blk.0.attention"])  # activations as arrays
 tl.perplexity(m, text)
 tl.compare("model.gguf", ["F16", "Q8_0", "Q4_0", "TERNARY"], text)
 tl.sweep("grid.yaml", "results")           # models x formats x activations x texts x seeds
+tl.search("model.gguf", text, budget="60MB")  # a format for each tensor, by measurement
 tl.convert("folder", "model.gguf")         # Hugging Face folder to GGUF, or back
 tl.verify("folder", "model.gguf")          # the same weights? or the first that differs
 full, ternary = tl.load_pair()             # two small models, one trained in ternary
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from tritlab.evaluation import collect_imatrix as imatrix
     from tritlab.logprobs import LogProbs
     from tritlab.pair import load_pair
+    from tritlab.precision import search
+    from tritlab.recipe import Recipe
     from tritlab.sweeps import sweep
     from tritlab.verification import verify
 
@@ -66,6 +69,7 @@ __all__ = [
     "LogProbs",
     "Matrix",
     "Model",
+    "Recipe",
     "Ternary",
     "TextStream",
     "TritlabError",
@@ -87,6 +91,7 @@ __all__ = [
     "project",
     "quantize",
     "quantize_activations",
+    "search",
     "sweep",
     "testing",
     "threads",
@@ -180,6 +185,14 @@ def __getattr__(name: str) -> Any:
         from tritlab.logprobs import LogProbs
 
         return LogProbs
+    if name == "search":
+        from tritlab.precision import search
+
+        return search
+    if name == "Recipe":
+        from tritlab.recipe import Recipe
+
+        return Recipe
     if name == "imatrix":
         from tritlab.evaluation import collect_imatrix
 

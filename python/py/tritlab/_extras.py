@@ -12,6 +12,7 @@ _EXTRAS = {
     "polars": "polars",
     "pyarrow": "parquet",
     "pyarrow.parquet": "parquet",
+    "scipy.optimize": "search",
     "yaml": "sweep",
     "joblib": "sweep",
     "distributed": "dask",

@@ -18,6 +18,7 @@ def run(fake, monkeypatch):
 
 COMMANDS = [
     "compare",
+    "search",
     "perplexity",
     "generate",
     "chat",
@@ -404,3 +405,40 @@ def test_compare_names_what_also_means(run, model, text, also):
     got = run("compare", model, "-t", text, "--also", also)
     assert got.exit_code == 2
     assert "LABEL=MODEL[:FORMAT]" in got.output
+
+
+def test_search_writes_what_quantize_reads(run, model, text, tmp_path):
+    pytest.importorskip("scipy")
+    out = tmp_path / "found"
+    sizes = ("-c", 64, "-n", 2, "--verify", 6, "--front", 2)
+    got = run("search", model, "-t", text, "--budget", "5.2 bpw", "-o", out, *sizes)
+    assert got.exit_code == 0, got.stderr
+    assert "← chosen" in got.stdout
+    assert "For a budget of" in got.stdout
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "cells",
+        "front.png",
+        "model.gguf",
+        "recipe.json",
+        "report.html",
+        "results.csv",
+        "results.json",
+        "results.md",
+        "sensitivity.csv",
+        "sensitivity.png",
+        "tensor-types.txt",
+    }
+    for recipe in ("recipe.json", "tensor-types.txt"):
+        again = run("quantize", model, tmp_path / recipe, "--recipe", out / recipe)
+        assert again.exit_code == 0, again.stderr
+        assert f"as {out / recipe} says" in again.stdout
+    both = run("quantize", model, tmp_path / "x", "--recipe", out / "recipe.json", "-f", "Q4_0")
+    assert both.exit_code == 2
+    checked = run("rerun", out / "recipe.json")
+    assert checked.exit_code == 0, checked.stdout
+    assert "all equal" in checked.stdout
+    assert run("search", model, "-t", text, "-o", out).exit_code == 2
+    got = run("search", model, "-t", text, "--budget", "1kB", "-o", out, *sizes)
+    assert got.exit_code == 1
+    assert "smallest recipe" in got.stderr

@@ -13,6 +13,7 @@ __all__ = ["app", "main"]
 for _command in (
     "compare",
     "sweep",
+    "search",
     "perplexity",
     "generate",
     "chat",
