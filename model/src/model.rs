@@ -16,7 +16,7 @@ use crate::imatrix::Imatrix;
 use crate::linear::{InputNorm, Linear};
 use crate::overrides::{Chosen, Overrides, is_matrix};
 use crate::quantize::Fallback;
-use crate::requantize::{Rule, requantize};
+use crate::requantize::{Rule, check_rules, requantize};
 use crate::rounding::Rounding;
 use crate::source::{gather, halves};
 use crate::tensors::{File, Source, Stored, check_all_used, located, missing};
@@ -151,9 +151,7 @@ impl Model {
         imatrix: Option<&Imatrix>,
         progress: &mut Progress<'_>,
     ) -> Result<Self> {
-        if options.projection.is_some() && imatrix.is_some() {
-            return Err(Error::TwoRules);
-        }
+        check_rules(options.projection, imatrix)?;
         let path = path.as_ref();
         let source: Arc<dyn Source> = open(path, options.i2_s)?.into();
         let imatrix = imatrix.cloned().map(Arc::new);
@@ -500,11 +498,11 @@ impl<'a> Loader<'a, '_> {
 
     /// What a matrix is to be put into, and by which rule; `None` leaves it as it is.
     fn wanted(&self, tensor: &Stored, role: Role) -> Result<Option<Rounding>> {
-        let wanted = match (self.chosen.format(&tensor.name), role) {
-            (Some(named), _) => named.map(Rounding::from),
-            (None, Role::Linear) => self.options.rounding(),
-            (None, _) => self.options.head.map(Rounding::from),
+        let by_role = match role {
+            Role::Linear => self.options.rounding(),
+            _ => self.options.head.map(Rounding::from),
         };
+        let wanted = self.chosen.rounding(&tensor.name, by_role);
         match (wanted, self.options.fallback) {
             (Some(Rounding { format, projection }), fallback) if fallback != Fallback::Refuse => {
                 let blame = |source| Error::Tensor { tensor: tensor.own_name.clone(), source };
@@ -547,10 +545,7 @@ impl<'a> Loader<'a, '_> {
                     Some(i) => Some(i.importance(&tensor.name, m.cols())?),
                     None => None,
                 };
-                let rule = match projection {
-                    Some(projection) => Rule::Projected(projection),
-                    None => Rule::Own(importance.as_deref()),
-                };
+                let rule = Rule::new(projection, importance.as_deref());
                 let (q, cost) = requantize(&name, &m, format, rule)?;
                 (q, cost.relative())
             }

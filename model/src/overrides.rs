@@ -11,6 +11,7 @@ use regex::RegexBuilder;
 use tritlab_kernels::Format;
 
 use crate::error::{Error, Result};
+use crate::rounding::Rounding;
 
 /// Overrides in the order in which they are tried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,9 +78,9 @@ impl Overrides {
 pub struct Chosen<'n>(HashMap<&'n str, Option<Format>>);
 
 impl Chosen<'_> {
-    /// The format of the tensor `name` by its override, `None` inside meaning as it is; `None` without one.
-    pub fn format(&self, name: &str) -> Option<Option<Format>> {
-        self.0.get(name).copied()
+    /// What the tensor `name` is to be put into (`None`: it stays as it is): by its override, or else `otherwise`.
+    pub(crate) fn rounding(&self, name: &str, otherwise: Option<Rounding>) -> Option<Rounding> {
+        self.0.get(name).map_or(otherwise, |format| format.map(Rounding::from))
     }
 }
 
@@ -109,7 +110,8 @@ mod tests {
     fn resolve(rules: &[(&str, Option<Format>)]) -> Result<Vec<Option<Format>>> {
         let rules = rules.iter().map(|(p, f)| ((*p).to_owned(), *f));
         let chosen = Overrides::new(rules).resolve(&NAMES)?;
-        Ok(NAMES.iter().map(|n| chosen.format(n).unwrap_or(Some(Format::F32))).collect())
+        let found = |n: &&str| chosen.rounding(n, Some(Format::F32.into())).map(|r| r.format);
+        Ok(NAMES.iter().map(found).collect())
     }
 
     #[test]

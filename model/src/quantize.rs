@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo, TensorType, WriteError, Writer};
 use crate::imatrix::Imatrix;
 use crate::overrides::{Overrides, is_matrix};
-use crate::requantize::{Rule, requantize};
+use crate::requantize::{Rule, check_rules, requantize};
 use crate::rounding::Rounding;
 use crate::source::{matrix, storable_types, type_of};
 use crate::tensors::File;
@@ -183,9 +183,7 @@ pub fn quantize_gguf(
 ) -> Result<Summary> {
     let destination = destination.as_ref();
     let Recipe { format, head, ref overrides, fallback, i2_s, imatrix, projection } = *recipe;
-    if projection.is_some() && imatrix.is_some() {
-        return Err(Error::TwoRules);
-    }
+    check_rules(projection, imatrix)?;
     let to = if let Fallback::To(other) = fallback { Some(other) } else { None };
     for format in [format, head, to].into_iter().flatten().chain(overrides.formats()) {
         storable(format)?;
@@ -212,32 +210,32 @@ pub fn quantize_gguf(
         bytes_in: origin.size(),
         bytes_out: 0,
     };
+    let linear_rounding = format.map(|format| Rounding { format, projection });
     let (mut plan, mut linear) = (Vec::with_capacity(total), Vec::new());
     for info in &tensors {
-        let own = named.format(info.name());
-        let wanted = match role(info) {
-            Role::Linear => own.unwrap_or(format),
-            Role::Head => own.unwrap_or(head),
+        let role = role(info);
+        let wanted = match role {
+            Role::Linear => named.rounding(info.name(), linear_rounding),
+            Role::Head => named.rounding(info.name(), head.map(Rounding::from)),
             Role::Copied => None,
         };
         let chosen = wanted
-            .map(|format| fallback.choose(format, info.cols() as usize))
+            .map(|w| fallback.choose(w.format, info.cols() as usize))
             .transpose()
             .map_err(|source| Error::Tensor { tensor: info.name().to_owned(), source })
             .map_err(|e| origin.blame(e))?;
         let ty = chosen.map_or(Ok(info.tensor_type()), storable)?;
-        if chosen != wanted {
+        if chosen != wanted.map(|w| w.format) {
             summary.fallbacks += 1;
             share(&mut summary.replaced, ty, info);
         }
-        let linear_rule = own.is_none() && matches!(role(info), Role::Linear);
-        let projection = projection.filter(|_| linear_rule);
+        let projection = wanted.and_then(|w| w.projection);
         let chosen = chosen
             .filter(|_| ty != info.tensor_type() || projection.is_some())
             .map(|format| Rounding { format, projection });
         summary.quantized += usize::from(chosen.is_some());
         plan.push((chosen, ty));
-        if matches!(role(info), Role::Linear) {
+        if matches!(role, Role::Linear) {
             share(&mut linear, ty, info);
         }
     }
@@ -281,10 +279,7 @@ pub fn quantize_gguf(
                     .filter(|_| matches!(role(info), Role::Linear))
                     .map(|i| i.importance(info.name(), m.cols()))
                     .transpose()?;
-                let rule = match projection {
-                    Some(projection) => Rule::Projected(projection),
-                    None => Rule::Own(importance.as_deref()),
-                };
+                let rule = Rule::new(projection, importance.as_deref());
                 let (q, cost) =
                     requantize(info.name(), &m, format, rule).map_err(|e| origin.blame(e))?;
                 error += cost.error;

@@ -3,6 +3,7 @@
 use tritlab_kernels::{Format, Matrix, Projection, Scales, Weights, threads};
 
 use crate::error::{Error, Result};
+use crate::imatrix::Imatrix;
 use crate::rounding::project;
 use crate::source::exact_ternary;
 
@@ -32,6 +33,22 @@ pub(crate) enum Rule<'a> {
     Own(Option<&'a [f32]>),
     /// By a projection.
     Projected(Projection),
+}
+
+impl<'a> Rule<'a> {
+    /// The one that a tensor's projection and importance ask for; [`check_rules`] has seen to it that a model has
+    /// not both.
+    pub(crate) fn new(projection: Option<Projection>, importance: Option<&'a [f32]>) -> Self {
+        projection.map_or(Rule::Own(importance), Rule::Projected)
+    }
+}
+
+/// Refuses a projection beside an importance matrix, which it would not use.
+pub(crate) fn check_rules(projection: Option<Projection>, imatrix: Option<&Imatrix>) -> Result<()> {
+    match (projection, imatrix) {
+        (Some(_), Some(_)) => Err(Error::TwoRules),
+        _ => Ok(()),
+    }
 }
 
 /// `m` in another format, and what that cost. Beside the two matrices this needs [`CHUNK`] weights in f32, or all

@@ -6,7 +6,10 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import ENOENT
 from pathlib import Path
 from typing import Any
@@ -30,13 +33,36 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(raw)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; a report is not private
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; a report is not private
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def folder_atomic(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A temporary folder to write into, which becomes `path` if the `with` block ends well.
+
+    Folders above it are made. One that is there is replaced, or an error.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())  # as above
+        if replace and path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def splice(text: str, name: str, body: str) -> str:

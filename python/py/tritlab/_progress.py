@@ -52,7 +52,7 @@ class Quiet:
 class Tqdm(Quiet):
     """One bar over the rows, in notebooks and terminals; a row is a `unit`."""
 
-    def __init__(self, unit: str = "format") -> None:
+    def __init__(self, unit: str) -> None:
         self._bar: Any = None
         self._unit = unit
 
@@ -79,6 +79,13 @@ class Tqdm(Quiet):
         """See `Reporter`."""
         if self._bar is not None:
             self._bar.close()
+
+
+def reporter_for(progress: bool | Reporter, unit: str) -> Reporter:
+    """What an argument `progress` means: a bar over rows, each a `unit`, nothing, or its own."""
+    if isinstance(progress, bool):
+        return Tqdm(unit) if progress else Quiet()
+    return progress
 
 
 class Lines(Quiet):

@@ -59,13 +59,7 @@ class Run:
         step = self.reporter.step
         if self.part is None:
             self.part = cut(self.corpus.tokenize(model), self.context, self.chunks)
-            self.facts = {
-                "architecture": model.architecture,
-                "title": model.name,
-                "n_params": model.n_params,
-                "n_layers": model.n_layers,
-                "n_vocab": model.n_vocab,
-            }
+            self.facts = receipt.shape_facts(model)
             if self.corpus.text is not None:
                 read = len(model.detokenize(self.part.ids).encode(errors="replace"))
                 self.bytes_per_token = read / len(self.part.ids)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from tritlab import _models, _native, receipt
+from tritlab import _models, _native, machine, receipt
 from tritlab._extras import plots_missing
 from tritlab._files import to_json, write_atomic
 from tritlab._formats import FILE, names, parse_format
 from tritlab._native import FormatError, Model, ShapeError
-from tritlab._progress import Quiet, Reporter, Tqdm
+from tritlab._progress import Reporter, reporter_for
 from tritlab._row import Row
 from tritlab._run import Run
 from tritlab.evaluation import Corpus, Text, cut, measure
@@ -247,11 +247,9 @@ class Comparison(Records):
         write_atomic(out / "per-token.npz", buffer.getvalue())
         images = {}
         if not plots_missing():
-            from tritlab.report.figures import png
+            from tritlab.report import figures
 
-            images = {name: png(figure) for name, figure in self.figures().items()}
-        for name, data in images.items():
-            write_atomic(out / f"{name}.png", data)
+            images = figures.write(out, self.figures())
         report = out / "report.html"
         write_atomic(report, page(self, images))
         return report
@@ -341,13 +339,7 @@ def compare(
     if command is None:
         command = f"tritlab.compare({source!r}, {settings['formats']!r}, ...)"
 
-    reporter: Reporter
-    if progress is True:
-        reporter = Tqdm()
-    elif progress is False:
-        reporter = Quiet()
-    else:
-        reporter = progress
+    reporter = reporter_for(progress, "format")
     run = Run(
         path=path,
         model=receipt.model_facts(source, path),
@@ -376,8 +368,7 @@ def compare(
         text=receipt.text_facts(corpus, run.part) | {"bytes_per_token": run.bytes_per_token},
         text_sentence=run.part.sentence,
         reference=rows[0].label,
-        machine=dict(_native.machine())
-        | {"backend": settings["backend"], "threads": settings["threads"]},
+        machine=machine(),
         bandwidth=max(row.bandwidth for row in rows),
         dot_peak=run.dot_peak,
         settings=settings,

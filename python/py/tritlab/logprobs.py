@@ -16,8 +16,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
-import tempfile
 import zipfile
 from collections import defaultdict
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tritlab._files import sha256_model, to_json
+from tritlab._files import folder_atomic, sha256_model, to_json
 from tritlab._formats import FILE
 from tritlab._native import EvaluationError, Model, TokenizerError
 
@@ -129,16 +127,9 @@ class LogProbs:
         if dtype not in ("f32", "f16"):
             raise EvaluationError(f"dtype: expected f32 or f16, found {dtype!r}")
         part = cut(Corpus.read(text).tokenize(model), context, chunks)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
+        with folder_atomic(path) as temporary:
             facts = _write(temporary, model, part, dtype, progress)
             (temporary / "store.json").write_text(to_json(facts) + "\n")
-            temporary.chmod(0o777 & ~_umask())
-            temporary.rename(path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
         return cls(path, facts)
 
     @property
@@ -341,9 +332,3 @@ def _write(
             "kl_max": kl_max,
         },
     }
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -46,6 +46,17 @@ def model_facts(source: str, path: Path) -> dict[str, Any]:
     }
 
 
+def shape_facts(model: _native.Model) -> dict[str, Any]:
+    """What a loaded model is."""
+    return {
+        "architecture": model.architecture,
+        "title": model.name,
+        "n_params": model.n_params,
+        "n_layers": model.n_layers,
+        "n_vocab": model.n_vocab,
+    }
+
+
 def text_facts(corpus: Corpus, part: Slice) -> dict[str, Any]:
     """Identify a text and the part of it that was used."""
     return {

@@ -125,15 +125,13 @@ def sweep(
 
 
 def _show(result: object, report: Path) -> None:
-    from rich import box
-    from rich.table import Table
-
     from tritlab.report.sweep import HEADS, cells, failures, notes
+    from tritlab.report.text import new_table
     from tritlab.sweeps import Sweep
 
     assert isinstance(result, Sweep)
     console = new_console()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table = new_table()
     for i, head in enumerate(HEADS):
         table.add_column(head, justify="left" if i < 4 else "right")
     for line in result.lines():

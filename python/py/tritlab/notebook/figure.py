@@ -18,7 +18,6 @@ from tritlab.report import figures as _report  # says which extra to install wit
 import matplotlib  # isort: skip
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # isort: skip
 from matplotlib.figure import Figure  # isort: skip
-from matplotlib.ticker import NullLocator  # isort: skip
 from PIL import Image  # isort: skip
 
 if TYPE_CHECKING:
@@ -91,12 +90,7 @@ def points(
 
 def bits_axis(ax: Axes, low: float = 0.85, high: float = 9.6) -> None:
     """Make the x axis one of bits per weight, logarithmic."""
-    ax.set_xscale("log")
-    ax.set_xlim(low, high)
-    ax.set_xticks(_report.bit_ticks(low, high))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel("bits per weight")
+    _report.bits_axis(ax, low, high, "bits per weight")
 
 
 def mark(ax: Axes, x: float, y: float, format: str, size: float = 6.5) -> None:

@@ -101,10 +101,14 @@ class Search(Records):
     _index: ClassVar[str | None] = "recipe"
 
     @property
+    def ordered(self) -> list[Candidate]:
+        """Candidates, smallest first."""
+        return sorted(self.candidates, key=lambda c: (c.total_bytes, c.verification.kl))
+
+    @property
     def records(self) -> list[dict[str, Any]]:
         """One flat dictionary per candidate, smallest first."""
-        order = sorted(self.candidates, key=lambda c: (c.total_bytes, c.verification.kl))
-        return [{**c.record(), "chosen": c is self.chosen} for c in order]
+        return [{**c.record(), "chosen": c is self.chosen} for c in self.ordered]
 
     def paired(self) -> Difference | None:
         """KL of the chosen recipe minus that of the best uniform one, with its interval."""
@@ -252,7 +256,7 @@ class Search(Records):
 
         Each file is whole or absent; the folder is made. Returns the path of the report.
         """
-        from tritlab.report.figures import png
+        from tritlab.report import figures
         from tritlab.report.search import page
 
         out = Path(folder)
@@ -265,9 +269,7 @@ class Search(Records):
         write_atomic(out / "results.json", to_json(self.to_dict()) + "\n")
         write_atomic(out / "results.md", self.to_markdown())
         write_atomic(out / "sensitivity.csv", csv_text(self.sensitivity.records))
-        images = {name: png(figure) for name, figure in self.figures().items()}
-        for name, data in images.items():
-            write_atomic(out / f"{name}.png", data)
+        images = figures.write(out, self.figures())
         report = out / "report.html"
         write_atomic(report, page(self, images))
         return report

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from tritlab import _models, _native, receipt
+from tritlab import _models, _native, machine, receipt
 from tritlab._formats import FILE, is_ternary, parse_format
 from tritlab._native import Model
-from tritlab._progress import Quiet, Reporter, Tqdm
+from tritlab._progress import Reporter, reporter_for
 from tritlab.errors import FormatError, SearchError
 from tritlab.evaluation import FINGERPRINT_TOKENS, Corpus, Text, cut
 from tritlab.precision.budget import parse_budget
@@ -124,7 +124,7 @@ def search(
         "threads": _native.get_threads(),
         "backend": _native.current_backend(),
     }
-    reporter = _reporter(progress)
+    reporter = reporter_for(progress, "step")
     corpus = Corpus.read(text)
     bench = _bench(model, corpus, reference, context, (chunks, verify_chunks), store)
     own, part = bench.own, bench.part
@@ -146,14 +146,6 @@ def search(
     finally:
         reporter.stop()
     chosen, best = run.choose(target, max_kl)
-    facts = {
-        "architecture": own.architecture,
-        "title": own.name,
-        "n_params": own.n_params,
-        "n_layers": own.n_layers,
-        "n_vocab": own.n_vocab,
-        "total_bytes": own.total_bytes,
-    }
     return Search(
         chosen=chosen,
         best_uniform=best,
@@ -163,13 +155,12 @@ def search(
         target=target,
         max_kl=max_kl,
         factors=run.factors,
-        model=bench.facts | facts,
+        model=bench.facts | receipt.shape_facts(own) | {"total_bytes": own.total_bytes},
         text=receipt.text_facts(corpus, part),
         path=Path(own.path),
         ids=np.asarray(part.ids[: min(FINGERPRINT_TOKENS, context)]),
         settings=settings,
-        machine=dict(_native.machine())
-        | {"backend": settings["backend"], "threads": settings["threads"]},
+        machine=machine(),
         versions=receipt.versions(),
         command=command or f"tritlab.search({bench.facts['source']!r}, ...)",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -195,7 +186,7 @@ def measure_tensors(
     one that llama-quantize takes instead. Weight errors come along: see `Sensitivity.records`.
     """
     names = candidates(formats)
-    reporter = _reporter(progress)
+    reporter = reporter_for(progress, "step")
     bench = _bench(model, Corpus.read(text), parse_format(base), context, (chunks, 0), store)
     found = Sensitivity(units(bench.own.tensors()), {})
     reporter.start(len(found.units))
@@ -213,12 +204,6 @@ def measure_tensors(
     finally:
         reporter.stop()
     return found
-
-
-def _reporter(progress: bool | Reporter) -> Reporter:
-    if isinstance(progress, bool):
-        return Tqdm("step") if progress else Quiet()
-    return progress
 
 
 def _steps(reporter: Reporter, label: str) -> Callable[[str], Progress]:

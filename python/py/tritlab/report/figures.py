@@ -6,14 +6,17 @@ Each `plot_*` function draws on the axes it is given, or on new ones, and return
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tritlab._files import write_atomic
 from tritlab._formats import is_dense, is_ternary
 from tritlab.errors import NotInstalledError
 from tritlab.report.text import number
+from tritlab.statistics import Estimate
 
 try:
     import matplotlib
@@ -96,6 +99,16 @@ def svg(figure: Figure) -> bytes:
     with matplotlib.rc_context({**_STYLE, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+def write(out: Path, made: Mapping[str, Figure], *, vector: bool = False) -> dict[str, bytes]:
+    """Write each figure to a folder as PNG, and as SVG if `vector`; the PNG files, for a page."""
+    images = {name: png(figure) for name, figure in made.items()}
+    for name, figure in made.items():
+        write_atomic(out / f"{name}.png", images[name])
+        if vector:
+            write_atomic(out / f"{name}.svg", svg(figure))
+    return images
 
 
 def plot_perplexity(comparison: Comparison, ax: Axes | None = None) -> Axes:
@@ -306,21 +319,37 @@ def _family(row: Row) -> str:
 
 def _point(ax: Axes, row: Row, y: float, error: float) -> None:
     marker, colour, _ = _FAMILY[_family(row)]
+    face = "white" if row.format is None else colour
+    size = {"^": 8, "*": 12}.get(marker, 7)
+    point(ax, row.bits_per_weight, Estimate(y, error), marker, face, size)
+
+
+def point(
+    ax: Axes,
+    x: float,
+    y: Estimate,
+    marker: str,
+    face: str,
+    size: float = 7,
+    *,
+    edge: float = 0.7,
+    zorder: float = 4,
+) -> None:
+    """Draw a point with its standard error, if that is known."""
     ax.errorbar(
-        row.bits_per_weight,
-        y,
-        yerr=error if np.isfinite(error) and error > 0 else None,
+        x,
+        y.value,
+        yerr=y.error if np.isfinite(y.error) and y.error > 0 else None,
         marker=marker,
-        markersize={"^": 8, "*": 12}.get(marker, 7),
-        color=colour,
+        markersize=size,
         markeredgecolor=_INK,
-        markeredgewidth=0.7,
-        markerfacecolor="white" if row.format is None else colour,
+        markeredgewidth=edge,
+        markerfacecolor=face,
         ecolor=_INK,
         elinewidth=0.9,
         capsize=2.5,
         linestyle="none",
-        zorder=4,
+        zorder=zorder,
     )
 
 
@@ -339,11 +368,6 @@ def legend_mark(marker: str, face: str, label: str, size: float = 7) -> Line2D:
     )
 
 
-def bit_ticks(low: float, high: float) -> list[float]:
-    """Ticks of an axis of bits per weight."""
-    return [t for t in (1, 1.5, 2, 3, 4, 5, 6, 8, 12, 16, 32) if low <= t <= high]
-
-
 def _family_legend(figure: Figure, rows: Sequence[Row]) -> None:
     present = {_family(row) for row in rows}
     handles = [
@@ -357,15 +381,22 @@ def _family_legend(figure: Figure, rows: Sequence[Row]) -> None:
     )
 
 
-def _bits_axis(ax: Axes, rows: Sequence[Row]) -> None:
-    bits = [row.bits_per_weight for row in rows]
+def bits_axis(
+    ax: Axes, low: float, high: float, label: str = "bits per weight of the linear layers"
+) -> None:
+    """Make the x axis one of bits per weight, logarithmic."""
     ax.set_xscale("log")
-    low, high = min(bits) / 1.28, max(bits) * 1.5
     ax.set_xlim(low, high)
-    ax.xaxis.set_major_locator(FixedLocator(bit_ticks(low, high)))
+    ticks = [t for t in (1, 1.5, 2, 3, 4, 5, 6, 8, 12, 16, 32) if low <= t <= high]
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    ax.set_xlabel("bits per weight of the linear layers")
+    ax.set_xlabel(label)
+
+
+def _bits_axis(ax: Axes, rows: Sequence[Row]) -> None:
+    bits = [row.bits_per_weight for row in rows]
+    bits_axis(ax, min(bits) / 1.28, max(bits) * 1.5)
 
 
 def _log_or_linear(ax: Axes, values: Sequence[float], errors: Sequence[float] = ()) -> None:

@@ -135,8 +135,13 @@ def fragment(comparison: Comparison) -> str:
         f"<p><b>{escape(c.model['title'])}</b></p>"
         + table(COST, (cost_cells(c, row) for row in c.rows))
         + table(GAIN, (gain_cells(row, c.bandwidth) for row in c.rows))
-        + "".join(f'<p style="font-size:.85em;margin:.2em 0">{escape(x)}</p>' for x in footnotes(c))
+        + small_print(footnotes(c))
     )
+
+
+def small_print(lines: Iterable[str]) -> str:
+    """Small print with inline style, for notebooks."""
+    return "".join(f'<p style="font-size:.85em;margin:.2em 0">{escape(x)}</p>' for x in lines)
 
 
 def _table(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from tritlab._files import to_json
 from tritlab.records import latex_table, markdown_table
-from tritlab.report.html import document, facts_list, figure, notes_list, table
-from tritlab.report.text import estimate, number
+from tritlab.report.html import document, facts_list, figure, notes_list, small_print, table
+from tritlab.report.text import estimate, new_table, number
 from tritlab.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -66,11 +66,6 @@ def cells(search: Search, candidate: Candidate) -> list[str]:
         f"{v.same_top:.1%}".replace("%", " %"),
         compared,
     ]
-
-
-def ordered(search: Search) -> list[Candidate]:
-    """Candidates, smallest first."""
-    return sorted(search.candidates, key=lambda c: (c.total_bytes, c.verification.kl))
 
 
 def verdict(search: Search) -> str:
@@ -137,7 +132,7 @@ def _how(sensitivity: str) -> str:
 
 def markdown(search: Search) -> str:
     """The table in Markdown, the answer before it and the notes below."""
-    made = markdown_table(HEADS, (cells(search, c) for c in ordered(search)))
+    made = markdown_table(HEADS, (cells(search, c) for c in search.ordered))
     said = "\n".join(f"{line}  " for line in notes(search)).rstrip()
     return f"{verdict(search)}\n\n{made}\n{said}\n"
 
@@ -146,7 +141,7 @@ def latex(search: Search) -> str:
     """The table for a paper, with the notes."""
     rows = [
         [cell.replace(" ← chosen", " (chosen)") for cell in cells(search, c)]
-        for c in ordered(search)
+        for c in search.ordered
     ]
     heads = [head.replace("→", "/") for head in HEADS]
     return latex_table(
@@ -156,24 +151,18 @@ def latex(search: Search) -> str:
 
 def terminal_table(search: Search) -> Table:
     """The table for a terminal."""
-    from rich import box
-    from rich.table import Table
-
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    made = new_table()
     for head in HEADS:
         stacked = head.replace(" ", "\n", 1).replace("/weight", "/\nweight")
         made.add_column(stacked, justify="left" if head == "recipe" else "right")
-    for c in ordered(search):
+    for c in search.ordered:
         made.add_row(*cells(search, c), style="bold" if c is search.chosen else None)
     return made
 
 
 def fragment(search: Search) -> str:
     """The answer, the table and the notes, for notebooks."""
-    small = "".join(
-        f'<p style="font-size:.85em;margin:.2em 0">{escape(line)}</p>' for line in notes(search)
-    )
-    return f"<p><b>{escape(verdict(search))}</b></p>{_table(search)}{small}"
+    return f"<p><b>{escape(verdict(search))}</b></p>{_table(search)}{small_print(notes(search))}"
 
 
 def page(search: Search, images: dict[str, bytes]) -> str:
@@ -206,7 +195,7 @@ def page(search: Search, images: dict[str, bytes]) -> str:
 
 
 def _table(search: Search) -> str:
-    return table(HEADS, (cells(search, c) for c in ordered(search)))
+    return table(HEADS, (cells(search, c) for c in search.ordered))
 
 
 def _formats(search: Search) -> list[tuple[str, str, str, str]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tritlab.report import figures as _figures  # says which extra to install without matplotlib
 from tritlab.report.text import number
+from tritlab.statistics import Estimate
 
 import matplotlib  # isort: skip
 from matplotlib.colors import LogNorm  # isort: skip
@@ -99,22 +99,9 @@ def _label(candidate: Candidate, search: Search) -> str:
 
 def _mark(ax: Axes, candidate: Candidate, chosen: bool) -> None:
     shape, face, _ = _LOOKS[candidate.kind]
-    error = candidate.verification.kl_error
-    ax.errorbar(
-        candidate.total_bytes / 1e6,
-        candidate.verification.kl,
-        yerr=error if math.isfinite(error) and error > 0 else None,
-        marker=shape,
-        markersize=10 if chosen else 6,
-        color=face,
-        markeredgecolor="#1a1a1a",
-        markeredgewidth=1.4 if chosen else 0.7,
-        ecolor="#1a1a1a",
-        elinewidth=0.8,
-        capsize=2,
-        linestyle="none",
-        zorder=5 if chosen else 4,
-    )
+    kl = Estimate(candidate.verification.kl, candidate.verification.kl_error)
+    look = {"size": 10, "edge": 1.4, "zorder": 5} if chosen else {"size": 6}
+    _figures.point(ax, candidate.total_bytes / 1e6, kl, shape, face, **look)
 
 
 def plot_sensitivity(sensitivity: Sensitivity, ax: Axes | None = None) -> Axes:

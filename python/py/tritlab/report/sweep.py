@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from html import escape
 from typing import TYPE_CHECKING
 
 from tritlab._formats import FILE
 from tritlab.paired import FEW
-from tritlab.report.html import document, facts_list, figure, notes_list, table
+from tritlab.report.html import document, facts_list, figure, notes_list, small_print, table
 from tritlab.report.text import estimate, percent
 
 if TYPE_CHECKING:
@@ -165,11 +164,4 @@ def _facts(sweep: Sweep) -> dict[str, str]:
 
 def fragment(sweep: Sweep) -> str:
     """The table and its notes, for notebooks."""
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells(line)) + "</tr>"
-        for line in sweep.lines()
-    )
-    head = "".join(f"<th>{escape(head)}</th>" for head in HEADS)
-    style = "font-size:.85em;margin:.2em 0"
-    said = "".join(f'<p style="{style}">{escape(note)}</p>' for note in notes(sweep))
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{said}"
+    return table(HEADS, map(cells, sweep.lines()), words=4) + small_print(notes(sweep))

@@ -11,7 +11,6 @@ from tritlab.report import figures as _report
 import matplotlib  # isort: skip  # figures says which extra to install without it
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # isort: skip
 from matplotlib.figure import Figure  # isort: skip
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # isort: skip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,13 +52,7 @@ def plot_kl(lines: list[Line], ax: Axes) -> Axes:
     """
     shown = [line for line in lines if line.mean("kl_nats").value > 0]
     bits = [float(line.rows[0]["bits_per_weight"]) for line in lines]
-    low, high = min(bits) / 1.35, max(bits) * 1.6
-    ax.set_xscale("log")
-    ax.set_xlim(low, high)
-    ax.xaxis.set_major_locator(FixedLocator(_report.bit_ticks(low, high)))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    ax.set_xlabel("bits per weight of the linear layers")
+    _report.bits_axis(ax, min(bits) / 1.35, max(bits) * 1.6)
     ax.set_ylabel("mean KL per token, nats")
     if not shown:
         ax.text(0.5, 0.5, "no difference", ha="center", transform=ax.transAxes)
@@ -71,22 +64,7 @@ def plot_kl(lines: list[Line], ax: Axes) -> Axes:
         marker, colour, _ = _report._FAMILY[_family(line)]
         x = float(line.rows[0]["bits_per_weight"])
         points.append((x, kl.value))
-        ax.errorbar(
-            x,
-            kl.value,
-            yerr=kl.error if math.isfinite(kl.error) and kl.error > 0 else None,
-            marker=marker,
-            markersize=7,
-            color=colour,
-            markeredgecolor=_report._INK,
-            markeredgewidth=0.7,
-            markerfacecolor="white" if _open(line) else colour,
-            ecolor=_report._INK,
-            elinewidth=0.9,
-            capsize=2.5,
-            linestyle="none",
-            zorder=4,
-        )
+        _report.point(ax, x, kl, marker, "white" if _open(line) else colour)
     _report._label(ax, points, [_name(line) for line in shown])
     return ax
 

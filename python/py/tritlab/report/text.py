@@ -125,23 +125,25 @@ def _speed(median_mad: tuple[float, float]) -> str:
     return f"{median:,.{decimals}f} ± {mad:,.{decimals}f}"
 
 
-def tables(comparison: Comparison) -> list[Table]:
-    """Two tables for the terminal: what the formats cost, and what they buy."""
+def new_table(title: str | None = None) -> Table:
+    """An empty table for the terminal."""
     from rich import box
     from rich.table import Table
 
-    def new(title: str) -> Table:
-        return Table(
-            title=title,
-            title_justify="left",
-            title_style="bold",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            show_edge=False,
-            padding=(0, 1, 0, 0),
-        )
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
 
-    cost, gain = new("What it costs"), new("What it buys")
+
+def tables(comparison: Comparison) -> list[Table]:
+    """Two tables for the terminal: what the formats cost, and what they buy."""
+    cost, gain = new_table("What it costs"), new_table("What it buys")
 
     # Bits per byte follow from perplexity, and a terminal has no room for both.
     def narrow(cells: Sequence[str]) -> list[str]:

@@ -121,7 +121,7 @@ class Sweep(Records):
 
         Each file is whole or absent; the folder is made. Returns the path of the report.
         """
-        from tritlab.report.figures import png, svg
+        from tritlab.report import figures
         from tritlab.report.sweep import page
 
         out = Path(folder)
@@ -130,11 +130,7 @@ class Sweep(Records):
         self.to_csv(out / "results.csv")
         write_atomic(out / "results.md", self.to_markdown())
         write_atomic(out / "results.tex", self.to_latex())
-        images = {}
-        for name, figure in self.figures().items():
-            images[name] = png(figure)
-            write_atomic(out / f"{name}.png", images[name])
-            write_atomic(out / f"{name}.svg", svg(figure))
+        images = figures.write(out, self.figures(), vector=True)
         report = out / "report.html"
         write_atomic(report, page(self, images))
         return report

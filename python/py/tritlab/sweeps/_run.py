@@ -13,7 +13,7 @@ from tritlab import _models, _native
 from tritlab._extras import need
 from tritlab._files import sha256_model
 from tritlab._formats import FILE, is_dense
-from tritlab._progress import Quiet, Reporter, Tqdm
+from tritlab._progress import Reporter, reporter_for
 from tritlab.errors import SweepError
 from tritlab.sweeps import _engine
 from tritlab.sweeps._cell import Cell, Job, kernels_fingerprint, read_text, run
@@ -200,13 +200,7 @@ def sweep(
     for key in {*todo.damaged, *todo.failed}:
         todo.store.file(key).unlink(missing_ok=True)
 
-    reporter: Reporter
-    if progress is True:
-        reporter = Tqdm("cell")
-    elif progress is False:
-        reporter = Quiet()
-    else:
-        reporter = progress
+    reporter = reporter_for(progress, "cell")
     rows = dict(todo.done)
     if todo.missing:
         jobs = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from tritlab._files import write_atomic
+from tritlab._files import folder_atomic, write_atomic
 from tritlab._native import Ternary
 from tritlab.errors import TritlabError
 from tritlab.train.bitlinear import BitLinear
@@ -77,20 +76,11 @@ def export(
         else:
             tensors[name] = _plain(name, value, dtype)
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        scratch.chmod(0o755)
+    with folder_atomic(folder, replace=True) as scratch:
         write_atomic(scratch / "config.json", json.dumps(settings, indent=2) + "\n")
         write_atomic(scratch / "model.safetensors", save(tensors, {"format": "pt"}))
         if tokenizer is not None:
             shutil.copyfile(tokenizer, scratch / "tokenizer.json")
-        if folder.exists():
-            shutil.rmtree(folder)
-        scratch.replace(folder)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
     return folder
 
 
