@@ -251,7 +251,7 @@ def plot_prefill(comparison: Comparison, ax: Axes | None = None) -> Axes:
         ax.text(
             0.99,
             0.01,
-            f"{note} = {peak:,.0f} tokens/s, above this picture",
+            f"{note}\n= {peak:,.0f} tokens/s, above this picture",
             ha="right",
             va="bottom",
             transform=ax.transAxes,
@@ -270,17 +270,19 @@ def plot_kl_tokens(comparison: Comparison, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("share of tokens below, %")
     ax.set_ylim(0, 100)
     dashes: list[Any] = ["-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (8, 3))]
-    greys = ["#e6862a", "#08306b", "#2c7fb8", "#6a3d9a", "#41ab5d", "#969696"]
-    block = 0
+    colours = ["#08306b", "#2c7fb8", "#6a3d9a", "#41ab5d", "#969696"]
+    drawn = {"block": 0, "ternary": 0, "other": 0}
     curves = []
     for row in rows:
         kl = np.sort(np.maximum(np.asarray(row.arrays["kl"], dtype=np.float64), 1e-8))
         share = 100 * (np.arange(len(kl)) + 0.5) / len(kl)
-        if is_ternary(row.kind):
-            colour, dash = greys[0], dashes[0]
-        else:
-            colour, dash = greys[1 + block % 5], dashes[block % len(dashes)]
-            block += 1
+        # Ternary rows have their family's colour and differ by dashes; of the others a colour comes
+        # again with another dash.
+        family = _family(row) if is_ternary(row.kind) else "block"
+        n = drawn[family]
+        drawn[family] += 1
+        colour = colours[n % 5] if family == "block" else _FAMILY[family][1]
+        dash = dashes[(n + n // 5) % len(dashes)]
         ax.plot(kl, share, color=colour, linestyle=dash)
         curves.append((row, kl, share))
     ax.set_xscale("log")

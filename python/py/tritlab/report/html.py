@@ -48,7 +48,7 @@ h1{font-size:1.7rem;line-height:1.25;margin:0 0 .3rem}h2{font-size:1.15rem;margi
 p.lead{color:#555;margin:0 0 1.2rem}table{border-collapse:collapse;font-size:.86rem;
 font-variant-numeric:tabular-nums;width:100%}th,td{padding:.36rem .5rem;text-align:right;
 border-bottom:1px solid #e2e2e2;white-space:nowrap}th:first-child,td:first-child{text-align:left;
-padding-left:0}th.word,td.word{text-align:left}
+padding-left:0;white-space:normal;min-width:9rem}th.word,td.word{text-align:left}
 td.word:not(:first-child){white-space:normal;min-width:5rem}
 thead th{border-bottom:2px solid #1a1a1a;font-weight:600;white-space:normal}
 tr.ref td{background:#f6f6f6}.scroll{overflow-x:auto}.notes{font-size:.86rem;color:#555;

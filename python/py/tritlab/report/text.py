@@ -275,7 +275,8 @@ def reading(comparison: Comparison) -> list[str]:
     """The result in plain language: one or two sentences per format."""
     reference = comparison.rows[0]
     lines = [
-        f"{comparison.model['title']} was read in {len(comparison.rows)} forms of its linear "
+        f"{comparison.model['title']} was read in "
+        f"{sum(not row.other for row in comparison.rows)} forms of its linear "
         f"layers. {comparison.text_sentence} {reference_sentence(comparison)}"
     ]
     lines += [_row_reading(row, reference) for row in comparison.rows[1:]]
