@@ -10,7 +10,6 @@ import pytest
 
 import tritlab as tl
 
-pytest.importorskip("scipy")
 FIXTURES = Path(__file__).parents[3] / "model/tests/data/fixtures"
 SIZES = {"context": 32, "chunks": 2, "verify_chunks": 6, "progress": False}
 

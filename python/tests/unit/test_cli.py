@@ -408,7 +408,6 @@ def test_compare_names_what_also_means(run, model, text, also):
 
 
 def test_search_writes_what_quantize_reads(run, model, text, tmp_path):
-    pytest.importorskip("scipy")
     out = tmp_path / "found"
     sizes = ("-c", 64, "-n", 2, "--verify", 6, "--front", 2)
     got = run("search", model, "-t", text, "--budget", "5.2 bpw", "-o", out, *sizes)

@@ -7,8 +7,6 @@ import sys
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy")
-
 
 @pytest.fixture
 def precision(fake):
