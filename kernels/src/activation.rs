@@ -10,7 +10,10 @@
 //!
 //! The sums of q per group are exact i32. All divisions and products are single f32 operations.
 
+mod aligned;
 mod codes;
+
+use aligned::Aligned;
 
 use crate::error::{Error, Result, check_len};
 use crate::format::Grouping;
@@ -19,9 +22,9 @@ use crate::format::Grouping;
 pub const CHUNK: usize = 32;
 /// Columns of a line in base 3.
 pub const BASE3_COLS: usize = 20;
-/// Codes are padded with zeros to a multiple of this: whole chunks, and whole base-3 lines (a group of 256
-/// ends 4 columns before the end of a line).
-pub const PADDED: usize = 160;
+/// Codes are padded with zeros to a multiple of this: whole chunks and tiles (64), and whole base-3 lines (a group of
+/// 256 ends 4 columns before the end of a line).
+pub const PADDED: usize = 320;
 
 /// `n` quantised (or, for dense weights, plain) activation vectors of `cols` elements.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,7 +35,7 @@ pub struct Acts {
     padded: usize,
     groups: usize,
     /// [n][padded] codes; empty for dense.
-    pub(crate) q: Vec<i8>,
+    pub(crate) q: Aligned,
     /// [n][groups]
     pub(crate) scale: Vec<f32>,
     /// [n][groups] sums of q.
@@ -70,7 +73,7 @@ impl Acts {
             acts.x = x.to_vec();
             return Ok(acts);
         }
-        acts.q = vec![0; n * acts.padded];
+        acts.q = Aligned::zeros(n * acts.padded);
         acts.scale = vec![0.0; n * acts.groups];
         acts.sum = vec![0; n * acts.groups];
         if cols == 0 {
@@ -82,7 +85,7 @@ impl Acts {
         let Acts { q, scale, sum, .. } = &mut acts;
         crate::threads::for_each_row4(
             (x, cols),
-            (q, padded),
+            (&mut **q, padded),
             (scale, groups),
             (sum, groups),
             |x, q, scale, sum| row_kernel(x, group, floor, q, scale, sum),
@@ -114,7 +117,7 @@ impl Acts {
                 Some(len) => cols.div_ceil(len),
                 None => 1,
             },
-            q: Vec::new(),
+            q: Aligned::default(),
             scale: Vec::new(),
             sum: Vec::new(),
             sub_sum: Vec::new(),
@@ -161,6 +164,12 @@ impl Acts {
     /// Codes of vector `t`, padded with zeros.
     pub fn codes(&self, t: usize) -> &[i8] {
         &self.q[t * self.padded..(t + 1) * self.padded]
+    }
+
+    /// Codes of vector `t` and all after it.
+    #[cfg(any(target_arch = "x86_64", test))]
+    pub(crate) fn codes_from(&self, t: usize) -> &[i8] {
+        &self.q[t * self.padded..]
     }
 
     /// Scales of vector `t`, one per group.

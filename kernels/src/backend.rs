@@ -13,9 +13,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::activation::{self, Acts, QuantizeRow};
 use crate::error::{Error, Result};
 use crate::format::{CodedFormat, DenseFormat, Format, Grouping, Visit, for_each};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Unit;
 use crate::isa::{Isa, portable::Portable};
 use crate::matrix::{Matrix, Weights};
 use crate::op::product::{Product, product, product_oracle};
+#[cfg(target_arch = "x86_64")]
+use crate::op::tiles;
 use crate::op::{KeyValues, attention, gate, norm, quantize, rope};
 use crate::op::{base3::Base3, dense::Dense, integer::Integer};
 use crate::oracle::{self, Activation};
@@ -25,6 +29,8 @@ use crate::roofline::Probe;
 /// Something that can run every operation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Backend {
+    /// AMX for several vectors, AVX-512 with VNNI for the rest.
+    Amx,
     /// AVX-512 with VNNI.
     Avx512,
     /// AVX2 with FMA and F16C.
@@ -41,7 +47,8 @@ pub enum Backend {
 
 impl Backend {
     /// All backends, in order of preference.
-    pub const ALL: [Backend; 6] = [
+    pub const ALL: [Backend; 7] = [
+        Backend::Amx,
         Backend::Avx512,
         Backend::Avx2,
         Backend::NeonDotprod,
@@ -53,6 +60,7 @@ impl Backend {
     /// The name used for `TRITLAB_BACKEND`, tests and tables.
     pub const fn name(self) -> &'static str {
         match self {
+            Backend::Amx => "amx",
             Backend::Avx512 => "avx512",
             Backend::Avx2 => "avx2",
             Backend::NeonDotprod => "neon_dotprod",
@@ -109,6 +117,7 @@ type Attention = fn(&[f32], &KeyValues, Range<usize>, f32, Option<f32>, &mut Vec
 pub struct Ops {
     backend: Backend,
     products: Vec<Product>,
+    gemms: Vec<Product>,
     pub(crate) quantize_row: QuantizeRow,
     rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     gated: fn(Activation, &mut [f32], &[f32]),
@@ -120,14 +129,14 @@ pub struct Ops {
 }
 
 impl Ops {
-    /// The kernel for one vector. Today the gemm kernel's own one-token tile.
+    /// The kernel for one vector.
     pub(crate) fn gemv(&self, format: Format) -> Product {
         self.products[format as usize]
     }
 
     /// The kernel for several vectors.
     pub(crate) fn gemm(&self, format: Format) -> Product {
-        self.products[format as usize]
+        self.gemms[format as usize]
     }
 
     /// What measures this backend's limits.
@@ -285,6 +294,7 @@ fn rows<I: Isa>(backend: Backend) -> Option<Ops> {
     for_each(&mut products);
     Some(Ops {
         backend,
+        gemms: products.0.clone(),
         products: products.0,
         quantize_row: quantize::quantize_row::<I>,
         rms_norm: norm::rms_norm::<I>,
@@ -297,10 +307,38 @@ fn rows<I: Isa>(backend: Backend) -> Option<Ops> {
     })
 }
 
+/// Products of a matrix unit, where a format has them.
+#[cfg(target_arch = "x86_64")]
+struct Tiled<'a, U>(&'a mut Vec<Product>, std::marker::PhantomData<U>);
+
+#[cfg(target_arch = "x86_64")]
+impl<U: Unit> Visit for Tiled<'_, U> {
+    fn dense<C: DenseFormat>(&mut self) {}
+
+    fn coded<C: CodedFormat>(&mut self) {
+        self.0[C::FORMAT as usize] = tiles::product::<U, C, Integer<C>>;
+    }
+
+    fn base3<C: CodedFormat>(&mut self) {
+        self.0[C::FORMAT as usize] = tiles::product::<U, C, Base3<C>>;
+    }
+}
+
+/// The operations of a unit's vector instructions, with its own products of several vectors.
+#[cfg(target_arch = "x86_64")]
+fn unit_rows<U: Unit>(backend: Backend) -> Option<Ops> {
+    U::new()?;
+    let mut ops = rows::<U::Vectors>(backend)?;
+    for_each(&mut Tiled::<U>(&mut ops.gemms, std::marker::PhantomData));
+    ops.probe = ops.probe.with_unit::<U>();
+    Some(ops)
+}
+
 fn oracle_rows() -> Ops {
     Ops {
         backend: Backend::Oracle,
         products: vec![product_oracle; Format::ALL.len()],
+        gemms: vec![product_oracle; Format::ALL.len()],
         quantize_row: oracle::quantize_row,
         rms_norm: oracle::rms_norm,
         gated: oracle::gated,
@@ -314,6 +352,8 @@ fn oracle_rows() -> Ops {
 
 fn build(backend: Backend) -> Option<Ops> {
     match backend {
+        #[cfg(target_arch = "x86_64")]
+        Backend::Amx => unit_rows::<crate::isa::amx::Amx>(backend),
         #[cfg(target_arch = "x86_64")]
         Backend::Avx512 => rows::<crate::isa::avx512::Avx512>(backend),
         #[cfg(target_arch = "x86_64")]
@@ -452,7 +492,7 @@ fn check_products(ops: &Ops) -> Result<()> {
         let grouping = format.info().activation;
         let matrix = Matrix::quantize(format, rows, cols, &weights)?;
         let panels = Panels::pack(&matrix)?;
-        for n in [1, 7] {
+        for n in [1, 7, 28] {
             let x: Vec<f32> = (0..n * cols).map(|i| paint(i + 1)).collect();
             let expected_acts = Acts::quantize_with(grouping, &x, n, cols, oracle::quantize_row)?;
             let acts = ops.quantize_acts(grouping, &x, n, cols)?;

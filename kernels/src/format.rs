@@ -201,6 +201,7 @@ impl Codes {
             max,
             min: false,
             sub_len: None,
+            sub_range: [0, 0],
             table: None,
             base3: false,
             decode,
@@ -223,6 +224,8 @@ pub struct Codes {
     pub min: bool,
     /// Weights per sub-block, 16 or 32, where blocks of 256 have integer scales of their own in them.
     pub sub_len: Option<usize>,
+    /// Smallest and largest integer scale of a sub-block.
+    pub sub_range: [i32; 2],
     /// Where codes are indices: the signed code of each index.
     pub table: Option<[i8; 16]>,
     /// Whether a panel keeps five ternary codes to a byte instead of planes of bits.

@@ -54,9 +54,14 @@ use std::is_x86_feature_detected as detected;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use token;
 
+#[cfg(any(target_arch = "x86_64", test))]
+use crate::panel::Line;
+
 pub(crate) mod pages;
 pub(crate) mod portable;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -187,6 +192,83 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn pow2(self, n: Self::F32) -> Self::F32;
     /// Integral values in -127..=127 to bytes.
     fn store_i8(self, x: Self::F32, to: &mut [i8; 16]);
+}
+
+/// Sums of four tiles: [16-row group of the panel][token][row].
+#[cfg(any(target_arch = "x86_64", test))]
+#[derive(Clone)]
+#[repr(align(64))]
+pub(crate) struct Sums(pub [[[i32; 16]; 16]; 4]);
+
+/// A token of a matrix unit: what multiplies tiles of up to 16 tokens with the 64 rows of a panel. It knows bytes only,
+/// so a panel's codes are written out for it ([`crate::op`] `tiles`), by the vector instructions that go with it.
+#[cfg(any(target_arch = "x86_64", test))]
+pub(crate) trait Unit: Copy + Send + Sync + 'static {
+    /// The vector instructions that go with it.
+    type Vectors: Isa;
+    /// The unit, set up.
+    type Tiles;
+
+    /// The token, if this CPU has the unit and the system lends it.
+    fn new() -> Option<Self>;
+    /// The token of the vector instructions.
+    fn vectors(self) -> Self::Vectors;
+    /// Sets the unit up for `tokens` (1 to 16) and tiles of `cols` (32 or 64) columns, until the value's end.
+    ///
+    /// # Panics
+    /// If the thread has set it up already.
+    fn tiles(self, tokens: usize, cols: usize) -> Self::Tiles;
+    /// `sums[v][t][l] = sum over k of a[t * stride + k] * w(v, l, k)`, added to the old ones if `keep`; wrapping. `b` is
+    /// [tile of k][v][four k of a tile], each line 16 rows x 4 k of weights, which are signed or not. As many k as
+    /// `b` has tiles.
+    ///
+    /// # Panics
+    /// If `a` does not have that many codes of every token, or `b` is not whole tiles.
+    #[allow(clippy::too_many_arguments, reason = "they are the operands of one instruction")]
+    fn multiply(
+        self,
+        tiles: &Self::Tiles,
+        a: &[i8],
+        stride: usize,
+        b: &[Line],
+        signed: bool,
+        sums: &mut Sums,
+        keep: bool,
+    );
+    /// Four times `times` products of tiles that are in registers already: what the unit can do at most.
+    #[cfg(target_arch = "x86_64")]
+    fn spin(self, tiles: &Self::Tiles, times: usize);
+    /// Says that `cols` codes of each of `tokens` tokens will be read soon. They need not exist.
+    #[inline(always)]
+    fn prefetch(self, a: &[i8], stride: usize, tokens: usize, cols: usize) {
+        let _ = (a, stride, tokens, cols);
+    }
+    /// Stores 64 bytes.
+    fn store(self, x: <Self::Vectors as Isa>::Bytes, to: &mut Line);
+    /// Loads 16 sums.
+    fn load(self, x: &[i32; 16]) -> <Self::Vectors as Isa>::I32;
+    /// `u - zero` in every byte, wrapping.
+    fn signed(self, u: <Self::Vectors as Isa>::Bytes, zero: i32) -> <Self::Vectors as Isa>::Bytes;
+    /// `(u - zero) * scale - less` in 16 bits, wrapping, the scale being that of the byte's lane: its lower bytes, and
+    /// its upper bytes.
+    fn scaled(
+        self,
+        u: <Self::Vectors as Isa>::Bytes,
+        zero: i32,
+        scale: <Self::Vectors as Isa>::I32,
+        less: i32,
+    ) -> [<Self::Vectors as Isa>::Bytes; 2];
+}
+
+/// How many tiles of k `b` holds, after a check that `a` has their codes: the bounds of [`Unit::multiply`].
+#[cfg(any(target_arch = "x86_64", test))]
+pub(crate) fn tile_count(tokens: usize, cols: usize, a: &[i8], stride: usize, b: &[Line]) -> usize {
+    let count = b.len() / cols;
+    assert_eq!(count * cols, b.len(), "whole tiles of weights");
+    let last = tokens.checked_sub(1).and_then(|t| t.checked_mul(stride));
+    let end = last.and_then(|at| at.checked_add(count * cols));
+    assert!(end.is_some_and(|end| end <= a.len()), "codes of every token");
+    count
 }
 
 /// How many [`Isa::dot`]s with codes up to `max` a run may have: eight, or as many as fit i16, where each

@@ -11,6 +11,8 @@ pub(crate) mod norm;
 pub(crate) mod product;
 pub(crate) mod quantize;
 pub(crate) mod rope;
+#[cfg(any(target_arch = "x86_64", test))]
+pub(crate) mod tiles;
 
 pub use crate::oracle::Activation;
 pub use attention::{CacheType, KeyValues};

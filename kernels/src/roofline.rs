@@ -11,7 +11,8 @@
 //! * [`cache_bandwidth`]: the same over [`NEAR`] bytes per thread, again and again.
 //! * [`dot_peak`]: a product tile without everything that is not a product. Codes and activations (a few
 //!   KiB, in the first cache) meet in as many independent sums as the backend's own gemm tile has; both the
-//!   narrow and the wide form (codes up to 15, and above) are tried and the faster counts.
+//!   narrow and the wide form (codes up to 15, and above) are tried and the faster counts. A matrix unit multiplies
+//!   tiles that are in its registers.
 //!
 //! # Caveats
 //!
@@ -28,6 +29,8 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, available};
 use crate::error::Result;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Unit;
 use crate::isa::{Isa, Op};
 use crate::op::product::token;
 use crate::panel::Line;
@@ -66,6 +69,23 @@ impl Probe {
             ],
             products: PASSES * STEPS * RUNS * vectors * tokens * 64,
         }
+    }
+}
+
+/// Four products of whole tiles, at a time.
+#[cfg(target_arch = "x86_64")]
+const SPINS: usize = 64;
+
+impl Probe {
+    /// With the products of a matrix unit.
+    #[cfg(target_arch = "x86_64")]
+    pub fn with_unit<U: Unit>(self) -> Self {
+        let spin: fn(&[Line]) = |_| {
+            let unit =
+                U::new().expect("a probe is only reached through a backend that the CPU has");
+            unit.spin(&unit.tiles(16, 64), SPINS);
+        };
+        Probe { dot: [spin; 2], products: SPINS * 4 * 16 * 16 * 64, ..self }
     }
 }
 

@@ -300,6 +300,8 @@ macro_rules! suite {
 }
 
 #[cfg(target_arch = "x86_64")]
+suite!(amx, Backend::Amx);
+#[cfg(target_arch = "x86_64")]
 suite!(avx512, Backend::Avx512);
 #[cfg(target_arch = "x86_64")]
 suite!(avx2, Backend::Avx2);
@@ -314,6 +316,8 @@ suite!(oracle_on_panels, Backend::Oracle);
 /// The modules of this architecture.
 fn suites() -> Vec<(Backend, &'static [&'static str])> {
     vec![
+        #[cfg(target_arch = "x86_64")]
+        (Backend::Amx, amx::ROWS),
         #[cfg(target_arch = "x86_64")]
         (Backend::Avx512, avx512::ROWS),
         #[cfg(target_arch = "x86_64")]

@@ -40,6 +40,7 @@ impl Q2_K {
         kind: Kind::Coded(Codes {
             min: true,
             sub_len: Some(16),
+            sub_range: [0, 15],
             ..Codes::simple(2, 0, 3, decode, encode)
         }),
     };

@@ -41,7 +41,11 @@ impl Q3_K {
             Field::new("scales", 12, Holds::SubScales, "sixteen 6-bit scales, each + 32"),
             Field::D_OF_SCALES,
         ]),
-        kind: Kind::Coded(Codes { sub_len: Some(16), ..Codes::simple(3, 4, 7, decode, encode) }),
+        kind: Kind::Coded(Codes {
+            sub_len: Some(16),
+            sub_range: [-32, 31],
+            ..Codes::simple(3, 4, 7, decode, encode)
+        }),
     };
 }
 

@@ -40,6 +40,7 @@ impl Q4_K {
         kind: Kind::Coded(Codes {
             min: true,
             sub_len: Some(32),
+            sub_range: [0, 63],
             ..Codes::simple(4, 0, 15, decode, encode)
         }),
     };

@@ -40,6 +40,7 @@ impl Q5_K {
         kind: Kind::Coded(Codes {
             min: true,
             sub_len: Some(32),
+            sub_range: [0, 63],
             ..Codes::simple(5, 0, 31, decode, encode)
         }),
     };

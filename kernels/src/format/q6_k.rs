@@ -37,7 +37,11 @@ impl Q6_K {
             Field::new("scales", 16, Holds::SubScales, "sixteen scales, signed bytes"),
             Field::D_OF_SCALES,
         ]),
-        kind: Kind::Coded(Codes { sub_len: Some(16), ..Codes::simple(6, 32, 63, decode, encode) }),
+        kind: Kind::Coded(Codes {
+            sub_len: Some(16),
+            sub_range: [-128, 127],
+            ..Codes::simple(6, 32, 63, decode, encode)
+        }),
     };
 }
 

@@ -285,10 +285,14 @@ const fn wide(codes: &Codes) -> bool {
     codes.max > 127 || codes.table.is_some()
 }
 
-/// What a code of weight 0 is to the dot product that is used.
+/// What [`unpack`] makes of a code of weight 0.
+pub(super) const fn code_zero(codes: &Codes) -> i32 {
+    if codes.table.is_some() { TABLE_ZERO } else { codes.zero }
+}
+
+/// The same for the dot product that is used.
 const fn zero<I: Isa>(codes: &Codes) -> i32 {
-    let zero = if codes.table.is_some() { TABLE_ZERO } else { codes.zero };
-    if wide(codes) { zero - I::WIDE_BIAS } else { zero }
+    if wide(codes) { code_zero(codes) - I::WIDE_BIAS } else { code_zero(codes) }
 }
 
 /// Table entries are signed; the kernels add this to them.
@@ -307,7 +311,7 @@ fn sub_offsets<I: Isa>(pairs: &[[i16; 4]], codes: &Codes, out: &mut [i32; 16]) {
 
 /// Sum over the sub-blocks of `x[s] * pairs[s]`, where `lines` holds 16 rows x 4 sub-blocks each.
 #[inline(always)]
-fn weigh<I: Isa>(isa: I, lines: &[Line], v: usize, pairs: &[[i16; 4]]) -> I::I32 {
+pub(super) fn weigh<I: Isa>(isa: I, lines: &[Line], v: usize, pairs: &[[i16; 4]]) -> I::I32 {
     let mut total = isa.splat_i32(0);
     for (four, pairs) in lines.chunks_exact(4).zip(pairs) {
         total = isa.dot_sub(total, isa.bytes(&four[v].0), *pairs);
@@ -325,7 +329,12 @@ const fn short(codes: &Codes) -> bool {
 /// The codes of vector `v` in step `s`. A function and not a closure: closures are not reliably inlined,
 /// and outside the function that enables the instructions every intrinsic is a call.
 #[inline(always)]
-fn unpack<I: Isa, C: CodedFormat>(isa: I, lines: &[Line], s: usize, v: usize) -> I::Bytes {
+pub(super) fn unpack<I: Isa, C: CodedFormat>(
+    isa: I,
+    lines: &[Line],
+    s: usize,
+    v: usize,
+) -> I::Bytes {
     let codes = C::CODES;
     let [low, high] = planes(&codes);
     let (line, bit) = plane_place(&codes, low, s, v);

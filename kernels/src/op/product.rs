@@ -25,7 +25,7 @@ pub(crate) struct Panel<'a> {
 }
 
 impl<'a> Panel<'a> {
-    fn of(w: &'a Panels, p: usize) -> Self {
+    pub fn of(w: &'a Panels, p: usize) -> Self {
         Panel { lines: w.panel(p), row_scales: w.panel_scales(p), geometry: w.geometry() }
     }
 }

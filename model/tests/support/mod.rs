@@ -178,6 +178,8 @@ macro_rules! on_every_backend {
         $crate::on_every_backend!(@module avx2 Avx2, $($test),*);
         #[cfg(target_arch = "x86_64")]
         $crate::on_every_backend!(@module avx512 Avx512, $($test),*);
+        #[cfg(target_arch = "x86_64")]
+        $crate::on_every_backend!(@module amx Amx, $($test),*);
         #[cfg(target_arch = "aarch64")]
         $crate::on_every_backend!(@module neon Neon, $($test),*);
         #[cfg(target_arch = "aarch64")]
