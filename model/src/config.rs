@@ -7,7 +7,7 @@
 use tritlab_kernels::op::Activation;
 
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, Value};
+use crate::gguf::{Array, Gguf, Value};
 use crate::rope::{Rope, Scaling};
 
 /// Everything a decoder needs to know besides its weights.
@@ -72,6 +72,39 @@ pub struct Local {
 pub const ARCHITECTURES: [&str; 7] =
     ["llama", "qwen3", "phi3", "gemma3", "bitnet", "bitnet-25", "bitnet-b1.58"];
 
+/// What files call the functions of a gate; the first name of each is the one that is written. `gelu` alone is the
+/// form with the error function, which no model here has.
+const ACTIVATIONS: [(&str, Activation); 5] = [
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("relu2", Activation::Relu2),
+    ("relu_sqr", Activation::Relu2),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+];
+
+/// The function of this name, or what is wrong with the name.
+pub(crate) fn activation(name: &str) -> Result<Activation, String> {
+    let known = || ACTIVATIONS.map(|(name, _)| name).join(", ");
+    let found = ACTIVATIONS.into_iter().find(|(known, _)| *known == name);
+    found
+        .map(|(_, act)| act)
+        .ok_or_else(|| format!("{name:?} is not supported; known are {}", known()))
+}
+
+/// The name of a function.
+pub(crate) fn activation_name(activation: Activation) -> &'static str {
+    ACTIVATIONS.iter().find(|(_, act)| *act == activation).map_or("", |(name, _)| name)
+}
+
+/// Keys that llama.cpp has for graphs of other models and that nothing here reads, with the value that says nothing.
+const UNREAD: [(&str, f64); 5] = [
+    ("attention.scale", 0.0),
+    ("attention.clamp_kqv", 0.0),
+    ("embedding_scale", 1.0),
+    ("residual_scale", 1.0),
+    ("logit_scale", 1.0),
+];
+
 impl Config {
     /// Reads a configuration from the metadata of a GGUF file.
     ///
@@ -102,6 +135,13 @@ impl Config {
         };
         let float = |name: &str| meta.optional::<f32>(&key(name));
 
+        for (name, neutral) in UNREAD {
+            let value = meta.get(&key(name)).filter(|v| v.as_number() != Some(neutral));
+            if let Some(value) = value {
+                let reason = format!("it is {value}, and models that need it are not supported");
+                return Err(bad(&key(name), reason));
+            }
+        }
         let (hidden, layers, heads) =
             (need("embedding_length")?, need("block_count")?, need("attention.head_count")?);
         let ffn = need("feed_forward_length")?;
@@ -123,13 +163,9 @@ impl Config {
         }
         let bitnet = arch.starts_with("bitnet");
         let gemma = arch == "gemma3";
-        let activation = match meta.optional::<String>(&key("hidden_activation"))?.as_deref() {
-            Some("relu2" | "relu_sqr") => Activation::Relu2,
-            Some("silu") => Activation::Silu,
-            Some(name) if name.starts_with("gelu") => Activation::GeluTanh,
-            Some(other) => {
-                return Err(bad(&key("hidden_activation"), format!("{other:?} is not known")));
-            }
+        let activation_key = key("hidden_activation");
+        let activation = match meta.optional::<String>(&activation_key)? {
+            Some(name) => activation(&name).map_err(|reason| bad(&activation_key, reason))?,
             None if gemma => Activation::GeluTanh,
             // Mainline's `bitnet` is the older SiLU flavour, except for the 2B-4T geometry; the two other
             // names always mean the squared ReLU.
@@ -138,8 +174,8 @@ impl Config {
             }
             None => Activation::Silu,
         };
-        let rope = gguf_rope(gguf, &arch, head_dim)?;
-        let context = count(gguf, &key("context_length"))?.unwrap_or(2048);
+        let context = need("context_length")?;
+        let rope = gguf_rope(gguf, &arch, head_dim, context)?;
         let local = match arch.as_str() {
             "gemma3" => Some(gemma_local(gguf, &key, layers, &rope)?),
             // Phi-3 has one window for all layers; in the larger models it is no smaller than the context.
@@ -220,12 +256,7 @@ impl Config {
         self.rope.check(self.head_dim)?;
         if let Some(local) = &self.local {
             limit("attention.sliding_window", local.window, 1 << 30)?;
-            local.rope.check(self.head_dim).map_err(|e| match e {
-                Error::BadConfig { key, reason } if key == "rope.freq_base" => {
-                    bad("rope.freq_base_swa", reason)
-                }
-                e => e,
-            })?;
+            local.rope.check(self.head_dim)?;
         }
         Ok(())
     }
@@ -274,49 +305,73 @@ pub(crate) fn count(gguf: &Gguf, key: &str) -> Result<Option<usize>> {
 }
 
 /// RoPE of the global layers.
-fn gguf_rope(gguf: &Gguf, arch: &str, head_dim: usize) -> Result<Rope> {
+fn gguf_rope(gguf: &Gguf, arch: &str, head_dim: usize, context: usize) -> Result<Rope> {
     let meta = gguf.metadata();
     let key = |name: &str| format!("{arch}.{name}");
-    let factors = |name: &str| -> Result<Option<Vec<f32>>> {
-        gguf.tensor(name).map(|t| crate::source::vector(gguf, t)).transpose()
-    };
-    let mut scaling = Scaling::None;
-    if let Some(divisors) = factors("rope_freqs.weight")? {
-        scaling = Scaling::Divisors(divisors);
-    }
-    let [short, long] = ["rope_factors_short.weight", "rope_factors_long.weight"];
-    if let (Some(short), Some(long)) = match (factors(short)?, factors(long)?) {
-        (None, Some(_)) => return Err(Error::MissingTensor { name: short.to_owned() }),
-        (Some(_), None) => return Err(Error::MissingTensor { name: long.to_owned() }),
-        both => both,
-    } {
-        let original = count(gguf, &key("rope.scaling.original_context_length"))?
-            .or(count(gguf, &key("context_length"))?)
-            .unwrap_or(4096);
-        scaling = Scaling::Long { short, long, original };
-    }
-    match meta.optional::<String>(&key("rope.scaling.type"))?.as_deref() {
-        // llama.cpp's default type is linear, and its default factor 1.
-        None => {
-            let factor = meta.optional::<f32>(&key("rope.scaling.factor"))?;
-            if let (Scaling::None, Some(factor)) = (&scaling, factor.filter(|f| *f != 0.0)) {
-                scaling = Scaling::Linear(factor);
-            }
-        }
-        Some("none" | "longrope") => {}
-        Some("linear") => {
-            scaling = Scaling::Linear(meta.require(&key("rope.scaling.factor"))?);
-        }
-        Some(other) => {
-            return Err(bad(&key("rope.scaling.type"), format!("{other:?} is not supported")));
-        }
-    }
     Ok(Rope {
         dims: count(gguf, &key("rope.dimension_count"))?.unwrap_or(head_dim),
         base: meta.optional(&key("rope.freq_base"))?.unwrap_or(10_000.0),
         attention_factor: meta.optional(&key("rope.scaling.attn_factor"))?.unwrap_or(1.0),
-        scaling,
+        scaling: gguf_scaling(gguf, &key, context)?,
     })
+}
+
+/// What changes the frequencies: tables of factors, or one factor.
+fn gguf_scaling(gguf: &Gguf, key: &impl Fn(&str) -> String, context: usize) -> Result<Scaling> {
+    const FREQS: &str = "rope_freqs.weight";
+    const SHORT: &str = "rope_factors_short.weight";
+    const LONG: &str = "rope_factors_long.weight";
+    let meta = gguf.metadata();
+    let table = |name: &str| -> Result<Option<Vec<f32>>> {
+        gguf.tensor(name).map(|t| crate::source::vector(gguf, t)).transpose()
+    };
+    let missing = |name: &str| Error::MissingTensor { name: name.to_owned() };
+    let tables = match (table(FREQS)?, table(SHORT)?, table(LONG)?) {
+        (None, None, None) => Scaling::None,
+        (Some(divisors), None, None) => Scaling::Divisors(divisors),
+        (None, Some(short), Some(long)) => {
+            let original = count(gguf, &key("rope.scaling.original_context_length"))?;
+            Scaling::Long { short, long, original: original.unwrap_or(context) }
+        }
+        (None, None, Some(_)) => return Err(missing(SHORT)),
+        (None, Some(_), None) => return Err(missing(LONG)),
+        (Some(_), ..) => {
+            let reason = format!("there are {SHORT} and {LONG} too: only one can count");
+            return Err(bad(FREQS, reason));
+        }
+    };
+    let type_key = key("rope.scaling.type");
+    let kind = meta.optional::<String>(&type_key)?;
+    // The second is an older name of the first.
+    let factor_keys = [key("rope.scaling.factor"), key("rope.scale_linear")];
+    let mut factors = Vec::new();
+    for key in &factor_keys {
+        factors.extend(meta.optional::<f32>(key)?.map(|factor| (key, factor)));
+    }
+    // In llama.cpp, linear is the type that an absent one stands for, and 0 the same as 1.
+    let factor = factors.first().copied();
+    match (kind.as_deref(), factor.filter(|(_, f)| kind.is_some() || *f != 0.0)) {
+        (Some("none"), _) | (None, None) => Ok(tables),
+        (Some("longrope"), _) if !matches!(tables, Scaling::Long { .. }) => Err(missing(SHORT)),
+        (Some("longrope"), None) => Ok(tables),
+        (Some("linear"), None) => Err(Error::MissingKey { key: factor_keys[0].clone() }),
+        (None | Some("linear"), Some((_, factor))) if tables == Scaling::None => {
+            Ok(Scaling::Linear(factor))
+        }
+        (None | Some("linear" | "longrope"), Some((key, factor))) => match factor == 1.0 {
+            true => Ok(tables),
+            false => {
+                let reason = format!(
+                    "it is {factor} beside a table of factors for each frequency, and both at once are not supported"
+                );
+                Err(bad(key, reason))
+            }
+        },
+        (Some(other), _) => {
+            let reason = format!("{other:?} is not supported: none, linear and longrope are");
+            Err(bad(&type_key, reason))
+        }
+    }
 }
 
 /// Gemma 3: five local layers, then a global one, unless the file says otherwise.
@@ -335,15 +390,11 @@ fn gemma_local(
     let local: Vec<bool> = match meta.get(&pattern_key) {
         None => every(6),
         Some(Value::Array(array)) => {
-            let flags: Vec<bool> = match array.integers::<i64>() {
-                Some(n) => n.into_iter().map(|n| n != 0).collect(),
-                None => array
-                    .scalars()
-                    .into_iter()
-                    .flatten()
-                    .map(|v| matches!(v, Value::Bool(true)))
-                    .collect(),
-            };
+            let flags = flags(&array).ok_or_else(|| Error::WrongType {
+                key: pattern_key.clone(),
+                expected: "an integer, or an array of integers or booleans",
+                found: Value::from(array.clone()).to_string(),
+            })?;
             if flags.len() != layers {
                 return Err(bad(
                     &pattern_key,
@@ -354,17 +405,26 @@ fn gemma_local(
         }
         Some(_) => every(meta.require(&pattern_key)?),
     };
+    // The first is an older name of the second.
+    let mut base = 10_000.0;
+    for name in ["rope.local_freq_base", "rope.freq_base_swa"] {
+        base = meta.optional(&key(name))?.unwrap_or(base);
+        if !(base.is_finite() && base > 0.0) {
+            return Err(bad(&key(name), format!("{base} is not positive")));
+        }
+    }
     Ok(Local {
         window: count(gguf, &key("attention.sliding_window"))?.unwrap_or(4096),
         layers: local,
-        rope: Rope {
-            dims: global.dims,
-            base: match meta.optional(&key("rope.freq_base_swa"))? {
-                Some(base) => base,
-                None => meta.optional(&key("rope.local_freq_base"))?.unwrap_or(10_000.0),
-            },
-            attention_factor: 1.0,
-            scaling: Scaling::None,
-        },
+        rope: Rope { dims: global.dims, base, attention_factor: 1.0, scaling: Scaling::None },
     })
+}
+
+/// Which layers are local, where each has an entry: a boolean, or an integer that is not 0.
+fn flags(array: &Array<'_>) -> Option<Vec<bool>> {
+    let flag = |v: Value<'_>| match v {
+        Value::Bool(is_local) => Some(is_local),
+        number => number.as_integer().map(|n| n != 0),
+    };
+    array.scalars()?.map(flag).collect()
 }

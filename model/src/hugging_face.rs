@@ -30,6 +30,9 @@ use crate::error::{Error, Result};
 use crate::tensors::{Assumed, Roles, Source, Stored, dense, finite, fitting, located};
 use crate::tokenizer::Tokenizer;
 
+/// The file that says what the tensors are.
+const CONFIG: &str = "config.json";
+
 /// A Hugging Face folder.
 #[derive(Debug)]
 pub struct Folder {
@@ -48,10 +51,9 @@ impl Folder {
     /// file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = path.join("config.json");
+        let file = path.join(CONFIG);
         if !file.is_file() {
-            let expected = "config.json";
-            return Err(Error::NotAModel { folder: path.to_owned(), expected });
+            return Err(Error::NotAModel { folder: path.to_owned(), expected: CONFIG });
         }
         let json = std::fs::read(&file).map_err(Error::io(&file))?;
         let description = Description::parse(&json).map_err(Error::in_file(&file))?;
@@ -126,10 +128,23 @@ impl Folder {
     /// Element types, before shapes: codes that the configuration does not speak of have another shape too, and
     /// that is not what is wrong with them.
     fn check_types(&self) -> Result<()> {
-        let all = names::all(self.description.config.layers);
+        let all = names::all(&self.description.config);
+        let offline = self.description.quantization.as_ref().is_some_and(|q| !q.online);
         all.filter_map(|name| self.find(&name)).try_for_each(|tensor| {
             let entry = self.entry(&tensor)?;
-            self.dense_format(&tensor, entry).map(|_| ())
+            match self.dense_format(&tensor, entry)? {
+                Some(_) if offline && self.is_bitlinear(&tensor.name) => {
+                    let reason = format!(
+                        "it is offline, stated or by default, which promises codes (U8 or I8), but {} is {}: \
+                         master weights are online, layers that are not BitLinear stand in \
+                         modules_to_not_convert",
+                        tensor.own_name, tensor.file_type
+                    );
+                    let key = "quantization_config.quantization_mode".to_owned();
+                    Err(Error::BadConfig { key, reason })
+                }
+                _ => Ok(()),
+            }
         })
     }
 
@@ -190,6 +205,18 @@ impl Folder {
         match self.entry(tensor)?.dtype {
             Dtype::U8 | Dtype::I8 => self.scale(&tensor.own_name).map(|(_, value)| Some(value)),
             _ => Ok(None),
+        }
+    }
+
+    /// An error of a key of the language model, as this folder's file has it.
+    pub(crate) fn in_own_words(&self, error: Error) -> Error {
+        let d = &self.description;
+        match error {
+            Error::BadConfig { key, reason } if !key.starts_with("quantization_config") => {
+                let key = if key == "hidden_act" { d.activation_key } else { &key };
+                Error::BadConfig { key: format!("{}{key}", d.prefix), reason }
+            }
+            error => error,
         }
     }
 
@@ -306,9 +333,7 @@ impl Source for Folder {
     }
 
     fn names(&self) -> Vec<String> {
-        names::all(self.description.config.layers)
-            .filter(|name| self.find(name).is_some())
-            .collect()
+        names::all(&self.description.config).filter(|name| self.find(name).is_some()).collect()
     }
 
     fn own_name(&self, name: &str) -> String {
@@ -375,6 +400,10 @@ impl Source for Folder {
         }
     }
 
+    fn config_file(&self) -> PathBuf {
+        self.path.join(CONFIG)
+    }
+
     fn assumed(&self) -> Vec<Assumed> {
         let d = &self.description;
         let key = |key: &str| format!("{}{key}", d.prefix);
@@ -386,7 +415,7 @@ impl Source for Folder {
     fn name_of(&self, own_name: &str) -> Option<String> {
         // A part of a fused tensor has the whole one's sizes.
         let whole = own_name.split('[').next().unwrap_or(own_name);
-        names::all(self.description.config.layers).find(|name| self.names.own(name) == whole)
+        names::all(&self.description.config).find(|name| self.names.own(name) == whole)
     }
 
     fn leftover(&self, used: &HashSet<String>) -> Option<String> {

@@ -181,16 +181,32 @@ impl Imatrix {
         Ok(())
     }
 
+    fn blame(&self, reason: String) -> Error {
+        match &self.path {
+            Some(path) => in_file(path, bad(reason)),
+            None => bad(reason),
+        }
+    }
+
+    /// Refuses what is of a layer that the model does not have, `is_there` says by GGUF's names: it is of another
+    /// model, whose first layers may have the same widths.
+    pub(crate) fn check_layers(&self, is_there: impl Fn(&str) -> bool) -> Result<()> {
+        match self.sums.keys().find(|name| name.starts_with("blk.") && !is_there(name)) {
+            None => Ok(()),
+            Some(name) => {
+                Err(self
+                    .blame(format!("it has {name}, and the model has not: it is of another model")))
+            }
+        }
+    }
+
     /// Mean squared input of each column of the matrix `name`; a part of a fused matrix has the whole one's.
     ///
     /// # Errors
     /// [`Error::Imatrix`] if it is not there, or has another number of columns.
     pub fn importance(&self, name: &str, columns: usize) -> Result<Vec<f32>> {
         let name = name.split('[').next().unwrap_or(name);
-        let bad = |reason: String| match &self.path {
-            Some(path) => in_file(path, bad(reason)),
-            None => bad(reason),
-        };
+        let bad = |reason: String| self.blame(reason);
         let sums = self
             .sums
             .get(name)
@@ -198,6 +214,9 @@ impl Imatrix {
         let found = sums.squares.len();
         if found != columns {
             return Err(bad(format!("{name} has {columns} columns, but {found} importances")));
+        }
+        if sums.squares.iter().all(|x| *x == 0.0) {
+            return Err(bad(format!("all {found} sums of squares of {name} are 0")));
         }
         Ok(sums.squares.iter().map(|x| x / sums.count).collect())
     }
@@ -210,8 +229,8 @@ fn name_in_file(model: &Model, layer: usize, part: &str) -> String {
         "attn_q" | "attn_k" | "attn_v" => format!("blk.{layer}.attn_qkv.weight"),
         _ => format!("blk.{layer}.ffn_up.weight"),
     };
-    let is_there = |name: &str| model.tensors.iter().any(|t| t.name == name);
-    if !is_there(&own) && is_there(&format!("{fused}[0]")) { fused } else { own }
+    let is_there = |name: &str| model.tensors.iter().any(|t| t.gguf_name == name);
+    if !is_there(&own) && is_there(&fused) { fused } else { own }
 }
 
 /// Sums of squares in f64, by layer and linear layer.

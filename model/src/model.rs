@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::eval::Runs;
 use crate::gguf::Gguf;
 use crate::hugging_face::Folder;
+use crate::hugging_face::names::has_part;
 use crate::imatrix::Imatrix;
 use crate::linear::{InputNorm, Linear};
 use crate::overrides::{Chosen, Overrides, is_matrix};
@@ -204,6 +205,9 @@ impl Model {
             packed: HashMap::new(),
             used: HashSet::new(),
         };
+        if let Some(imatrix) = &imatrix {
+            imatrix.check_layers(|name| source.find(name).is_some())?;
+        }
         let decoder = loader.decoder().and_then(|decoder| {
             check_all_used(&*source, &loader.used, &config.architecture).map(|()| decoder)
         });
@@ -311,8 +315,6 @@ impl<'a> Loader<'a, '_> {
         let (q_rows, kv_rows) = (c.heads * d, c.kv_heads * d);
         let name = |part: &str| format!("blk.{i}.{part}");
         let arch = c.architecture.as_str();
-        let gemma = arch == "gemma3";
-        let (head_norms, sub_norms) = (gemma || arch == "qwen3", arch.starts_with("bitnet"));
         // Where a family's tensor is missing, it is that which is missing and not what others have instead.
         let has = |part: &str| self.source.find(&name(part)).is_some();
         let fused_qkv = has("attn_qkv.weight") || (arch == "phi3" && !has("attn_q.weight"));
@@ -339,17 +341,17 @@ impl<'a> Loader<'a, '_> {
             q,
             k,
             v,
-            q_norm: self.norm_where(head_norms, &name("attn_q_norm"), d)?,
-            k_norm: self.norm_where(head_norms, &name("attn_k_norm"), d)?,
-            attn_sub_norm: self.norm_where(sub_norms, &name("attn_sub_norm"), q_rows)?,
+            q_norm: self.norm_of(i, "attn_q_norm", d)?,
+            k_norm: self.norm_of(i, "attn_k_norm", d)?,
+            attn_sub_norm: self.norm_of(i, "attn_sub_norm", q_rows)?,
             o: self.linear(&name("attn_output"), e, q_rows, Role::Linear)?,
-            post_attn_norm: self.norm_where(gemma, &name("post_attention_norm"), e)?,
+            post_attn_norm: self.norm_of(i, "post_attention_norm", e)?,
             ffn_norm: self.norm(&name("ffn_norm"), e)?,
             gate,
             up,
-            ffn_sub_norm: self.norm_where(sub_norms, &name("ffn_sub_norm"), f)?,
+            ffn_sub_norm: self.norm_of(i, "ffn_sub_norm", f)?,
             down: self.linear(&name("ffn_down"), e, f, Role::Linear)?,
-            post_ffn_norm: self.norm_where(gemma, &name("post_ffw_norm"), e)?,
+            post_ffn_norm: self.norm_of(i, "post_ffw_norm", e)?,
         })
     }
 
@@ -369,11 +371,11 @@ impl<'a> Loader<'a, '_> {
         }
     }
 
-    /// A norm that a family `needs`, and another may have.
-    fn norm_where(&mut self, needs: bool, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
-        match needs {
-            true => self.norm(name, len).map(Some),
-            false => self.vector_if(&format!("{name}.weight"), len),
+    /// A norm of layer `i` that only some architectures have.
+    fn norm_of(&mut self, i: usize, part: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        match has_part(&self.config.architecture, part) {
+            true => self.norm(&format!("blk.{i}.{part}"), len).map(Some),
+            false => Ok(None),
         }
     }
 

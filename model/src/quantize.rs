@@ -253,6 +253,7 @@ pub fn quantize_gguf(
     }
     writer.set("general.quantization_version", 2u32)?;
     if let Some(imatrix) = imatrix {
+        imatrix.check_layers(|name| tensors.iter().any(|t| t.name() == name))?;
         writer.set("quantize.imatrix.dataset", imatrix.datasets.join(", "))?;
         writer.set("quantize.imatrix.entries_count", imatrix.sums.len() as u32)?;
         writer.set("quantize.imatrix.chunks_count", imatrix.chunks)?;

@@ -90,6 +90,9 @@ pub trait Source: std::fmt::Debug + Send + Sync {
     /// where only its place in the model is known, the file or folder itself.
     fn file(&self, tensor: Option<&str>) -> PathBuf;
 
+    /// The file that the configuration stands in.
+    fn config_file(&self) -> PathBuf;
+
     /// Sizes that the configuration does not state, though a tensor may contradict what was taken instead: for
     /// messages.
     fn assumed(&self) -> Vec<Assumed>;
@@ -190,6 +193,10 @@ impl Source for File {
         self.gguf.path().unwrap_or(Path::new("")).to_owned()
     }
 
+    fn config_file(&self) -> PathBuf {
+        self.file(None)
+    }
+
     fn assumed(&self) -> Vec<Assumed> {
         let Ok(config) = self.config() else { return Vec::new() };
         let sizes = [(Size::KvHeads, config.kv_heads), (Size::HeadDim, config.head_dim)];
@@ -245,7 +252,12 @@ pub(crate) fn fitting(tokenizer: Tokenizer, vocab: usize) -> Result<Tokenizer> {
 
 /// Says in which of the source's files something is wrong, and what was assumed about it.
 pub(crate) fn located(source: &dyn Source, error: Error) -> Error {
-    let file = source.file(error.tensor());
+    let file = match error {
+        Error::BadConfig { .. } | Error::MissingKey { .. } | Error::WrongType { .. } => {
+            source.config_file()
+        }
+        _ => source.file(error.tensor()),
+    };
     let name = error.tensor().and_then(|own| source.name_of(own));
     let deciding = sizes::deciding(&error, name.as_deref());
     let error = match deciding.is_empty() {

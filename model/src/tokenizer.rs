@@ -178,6 +178,11 @@ impl Tokenizer {
         self.ids.eos
     }
 
+    /// The id of padding that `tokenizer_config.json` names.
+    pub(crate) fn pad(&self) -> Option<u32> {
+        self.ids.pad
+    }
+
     /// The ids after which generation stops, ascending: EOS, end of turn, end of message, and tokens
     /// with a spelling that has that meaning in a known model.
     pub fn eog(&self) -> &[u32] {

@@ -301,3 +301,170 @@ fn keys_of_rope_that_are_not_known() {
         assert_eq!(config(&v5), gemma, "{none}");
     }
 }
+
+/// Of `rope_scaling` and `rope_parameters`, versions of `transformers` read the one or the other.
+#[test]
+fn two_scalings_must_agree() {
+    let llama = read("llama");
+    let scaling = llama["rope_scaling"].clone();
+    let mut both = with(llama.clone(), "rope_parameters", scaling);
+    both["rope_parameters"]["rope_theta"] = llama["rope_theta"].clone();
+    assert_eq!(config(&both), config(&llama));
+    // Nothing in one of them is no word against the other.
+    for nothing in [json!({}), Value::Null] {
+        assert_eq!(
+            config(&with(llama.clone(), "rope_parameters", nothing.clone())),
+            config(&llama)
+        );
+        assert_eq!(config(&with(both.clone(), "rope_scaling", nothing)), config(&llama));
+    }
+    let disagree = |json: &Value, words: &[&str]| match refused(json) {
+        Error::BadConfig { key, reason } => {
+            assert_eq!(key, "rope_scaling", "{reason}");
+            for word in words {
+                assert!(reason.contains(word), "{word} is not in: {reason}");
+            }
+        }
+        e => panic!("{e}"),
+    };
+    for (key, value, word) in [
+        ("factor", json!(8.0), "scale"),
+        ("rope_type", json!("default"), "scale"),
+        ("rope_theta", json!(1e6), "1000000"),
+        ("partial_rotary_factor", json!(0.5), "scale"),
+    ] {
+        let mut other = both.clone();
+        other["rope_parameters"][key] = value;
+        disagree(&other, &[word, "rope_parameters"]);
+    }
+    // Version 5 takes no base from the object that it does not read.
+    disagree(&without(both.clone(), "rope_theta"), &["10000 ", "500000"]);
+    let mut gemma = read("gemma3");
+    gemma["rope_parameters"] =
+        json!({"full_attention": {"rope_type": "default", "rope_theta": 1e6}});
+    disagree(&gemma, &["rope_parameters.full_attention"]);
+    // What is wrong in either is wrong.
+    let junk = with(both, "rope_scaling", json!({"rope_type": "linear"}));
+    let e = refused(&junk);
+    assert!(matches!(&e, Error::MissingKey { key } if key == "rope_scaling.factor"), "{e}");
+}
+
+/// Keys are named where they stand, and values in lists by their index.
+#[test]
+fn keys_are_named_where_they_stand() {
+    let gemma = |parameters: Value| with(read("gemma3"), "rope_parameters", parameters);
+    let no_scaling = |json: Value| without(json, "rope_scaling");
+    let parameters = |fixture: &str, parameters: Value| {
+        let json = with(no_scaling(read(fixture)), "rope_parameters", parameters);
+        without(json, "rope_theta")
+    };
+    let inside = |mut json: Value| {
+        let text = json.as_object_mut().unwrap();
+        text.remove("model_type");
+        json!({"model_type": "gemma3", "text_config": json})
+    };
+    let long = |key: &str, i: usize, value: Value| {
+        let mut phi = read("phi3-long");
+        phi["rope_scaling"][key][i] = value;
+        phi
+    };
+    let linear = |factor: f64| json!({"rope_type": "linear", "factor": factor});
+    let types = |name: Value| {
+        let mut all = vec![json!("sliding_attention"); 7];
+        all[4] = name;
+        with(read("gemma3"), "layer_types", all.into())
+    };
+    let mut su = read("phi3-long");
+    su["rope_scaling"]["type"] = json!("dynamic");
+    for (json, key, words) in [
+        (
+            no_scaling(gemma(json!({"full_attention": {"rope_theta": 0.0}}))),
+            "rope_parameters.full_attention.rope_theta",
+            vec!["0 is"],
+        ),
+        (
+            gemma(json!({"sliding_attention": {"rope_theta": -1.0}})),
+            "rope_parameters.sliding_attention.rope_theta",
+            vec!["-1"],
+        ),
+        (
+            with(read("gemma3"), "rope_local_base_freq", json!(-2)),
+            "rope_local_base_freq",
+            vec!["-2"],
+        ),
+        (
+            with(
+                without(read("gemma3"), "sliding_window_pattern"),
+                "_sliding_window_pattern",
+                json!(0),
+            ),
+            "_sliding_window_pattern",
+            vec!["0"],
+        ),
+        (parameters("llama", linear(-8.0)), "rope_parameters.factor", vec!["-8"]),
+        (
+            parameters("llama", json!({"rope_theta": 1e4, "partial_rotary_factor": 2})),
+            "rope_parameters.partial_rotary_factor",
+            vec!["2"],
+        ),
+        (
+            parameters("llama", json!({"partial_rotary_factor": 0.1})),
+            "rope_parameters.partial_rotary_factor",
+            vec!["0.1", "head_dim = 32", "3 elements"],
+        ),
+        (with(read("llama"), "head_dim", json!(31)), "head_dim", vec!["31", "pairs"]),
+        (su, "rope_scaling.type", vec!["dynamic", "longrope"]),
+        (long("short_factor", 3, json!(0)), "rope_scaling.short_factor[3]", vec!["0 is not"]),
+        (long("long_factor", 0, json!(-1.5)), "rope_scaling.long_factor[0]", vec!["-1.5"]),
+        (
+            long("long_factor", 2, json!("x")),
+            "rope_scaling.long_factor[2]",
+            vec!["a number", "\"x\""],
+        ),
+        (types(json!("full")), "layer_types[4]", vec!["\"full\"", "full_attention"]),
+        (types(json!(1)), "layer_types[4]", vec!["a string"]),
+        (inside(with(read("gemma3"), "hidden_size", json!(0))), "text_config.hidden_size", vec![]),
+        (
+            inside(with(read("gemma3"), "rms_norm_eps", json!(-1))),
+            "text_config.rms_norm_eps",
+            vec![],
+        ),
+        (
+            inside(with(read("gemma3"), "rope_scaling", linear(0.0))),
+            "text_config.rope_scaling.factor",
+            vec!["0 is not"],
+        ),
+        (
+            inside(with(read("gemma3"), "sliding_window", json!(0))),
+            "text_config.sliding_window",
+            vec![],
+        ),
+    ] {
+        let e = refused(&json);
+        let found = match &e {
+            Error::BadConfig { key, .. } | Error::WrongType { key, .. } => key,
+            e => panic!("{key}: {e}"),
+        };
+        assert_eq!(found, key, "{e}");
+        for word in words {
+            assert!(e.to_string().contains(word), "{word} is not in: {e}");
+        }
+    }
+}
+
+/// What Python writes and JSON does not have: the line says which key it is.
+#[test]
+fn numbers_that_json_does_not_have() {
+    let json = with(read("llama"), "rms_norm_eps", json!(7.5));
+    let texts = [serde_json::to_string_pretty(&json).unwrap(), json.to_string()];
+    for number in ["NaN", "Infinity", "-Infinity"] {
+        for text in texts.each_ref().map(|text| text.replace("7.5", number)) {
+            assert!(text.contains(number), "{text}");
+            let e = error(Config::from_hugging_face(text.as_bytes()));
+            assert!(matches!(e, Error::BadJson { .. }), "{e}");
+            for word in ["rms_norm_eps", number.trim_start_matches('-')] {
+                assert!(e.to_string().contains(word), "{word} is not in: {e}");
+            }
+        }
+    }
+}

@@ -4,11 +4,13 @@ mod support;
 
 use std::path::Path;
 
+use serde_json::{Value, json};
 use support::edit::Edit;
-use support::{FOLDERS, File, assert_bits, error, expected, folder, load, path};
+use support::{FOLDERS, File, assert_bits, error, expected, folder, load, path, tokenizer_json};
 use tritlab_kernels::{Format, Packing};
 use tritlab_model::convert::convert;
 use tritlab_model::gguf::{Array, Gguf, TensorType};
+use tritlab_model::quantize::{Recipe, quantize_gguf};
 use tritlab_model::tokenizer::Tokenizer;
 use tritlab_model::verify::models;
 use tritlab_model::{Config, Error};
@@ -339,7 +341,7 @@ fn sentencepiece_tokenizers_go_into_folders() {
 fn norms_of_inputs_with_their_own_eps_are_refused() {
     let temporary = tempfile::tempdir().unwrap();
     let mut edit = Edit::of("bitnet-packed-multiply");
-    edit.config["quantization_config"]["use_rms_norm"] = serde_json::json!(true);
+    edit.config["quantization_config"]["use_rms_norm"] = json!(true);
     for i in 0..2 {
         for (part, n) in [
             ("self_attn.q_proj", 256),
@@ -383,13 +385,13 @@ fn a_folder_comes_back_as_it_was() {
             t.data = next.to_le_bytes().to_vec();
         }
         let edit = edit
-            .set("bos_token_id", serde_json::json!(3))
-            .set("eos_token_id", serde_json::json!([7, 4, 9]))
-            .set("pad_token_id", serde_json::json!(5))
+            .set("bos_token_id", json!(3))
+            .set("eos_token_id", json!([7, 4, 9]))
+            .set("pad_token_id", json!(5))
             .write();
         quiet(edit.path(), at("a.gguf")).unwrap();
         quiet(at("a.gguf"), at("back")).unwrap();
-        let config = |folder: &Path| -> serde_json::Value {
+        let config = |folder: &Path| -> Value {
             serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap()
         };
         let (own, back) = (config(edit.path()), config(&at("back")));
@@ -397,7 +399,7 @@ fn a_folder_comes_back_as_it_was() {
             assert_eq!(own[*key], back[*key], "{name}: {key}");
         }
         if name.starts_with("bitnet-packed") {
-            let class = |config: &serde_json::Value| {
+            let class = |config: &Value| {
                 let class = &config["quantization_config"]["linear_class"];
                 class.as_str().unwrap_or("bitlinear").to_owned()
             };
@@ -422,10 +424,15 @@ fn a_folder_comes_back_as_it_was() {
 #[test]
 fn ends_that_have_no_key_are_refused() {
     let temporary = tempfile::tempdir().unwrap();
-    let edit = Edit::of("llama").set("eos_token_id", serde_json::json!([2, 3, 4, 5])).write();
-    let e = quiet(edit.path(), temporary.path().join("a.gguf")).unwrap_err();
-    assert!(matches!(e.cause(), Error::BadConfig { key, .. } if key == "eos_token_id"), "{e}");
-    assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
+    let edit = Edit::of("llama").set("eos_token_id", json!([2, 3, 4, 5])).write();
+    for file in ["config.json", "generation_config.json"] {
+        let e = quiet(edit.path(), temporary.path().join("a.gguf")).unwrap_err();
+        assert!(matches!(e.cause(), Error::BadConfig { key, .. } if key == "eos_token_id"), "{e}");
+        assert!(matches!(&e, Error::InFile { path, .. } if *path == edit.file(file)), "{e}");
+        assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
+        let json = json!({"eos_token_id": [2, 3, 4, 5]}).to_string();
+        std::fs::write(edit.file("generation_config.json"), json).unwrap();
+    }
 }
 
 #[test]
@@ -456,4 +463,109 @@ fn nothing_is_replaced_unasked() {
         let back = convert(at("a.gguf"), at("taken"), Packing::I2_S, force, &mut |_, _, _| true);
         exists(back.map(|_| ()), &at("taken"));
     }
+}
+
+/// What GGUF has no key for is refused by the name that it has in the folder: without it, it is another model, whose
+/// weights are the same.
+#[test]
+fn what_gguf_has_no_key_for() {
+    let temporary = tempfile::tempdir().unwrap();
+    let to = temporary.path().join("out.gguf");
+    let refused = |edit: Edit, key: &str| {
+        let edit = edit.write();
+        load(edit.path()).unwrap_or_else(|e| panic!("{key}: it runs as a folder: {e}"));
+        let recipe = Recipe::new(Format::Q4_0);
+        let quantized = quantize_gguf(edit.path(), &to, &recipe, &mut |_, _, _| true).map(drop);
+        for result in [quiet(edit.path(), &to), quantized] {
+            match result.unwrap_err() {
+                Error::InFile { path, source } => {
+                    assert_eq!(path, edit.file("config.json"), "{source}");
+                    let found =
+                        matches!(&*source, Error::BadConfig { key: found, .. } if found == key);
+                    assert!(found, "{key}: {source}");
+                }
+                e => panic!("{key}: no file is named: {e}"),
+            }
+            assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
+        }
+    };
+    let (relu, gelu, silu) = ("relu2", "gelu_pytorch_tanh", "silu");
+    for (fixture, key, names) in [
+        ("llama", "hidden_act", [relu, gelu]),
+        ("qwen3", "hidden_act", [relu, gelu]),
+        ("phi3-short", "hidden_act", [relu, gelu]),
+        ("gemma3", "hidden_activation", [relu, silu]),
+        ("bitnet-online", "hidden_act", [gelu, gelu]),
+    ] {
+        for name in names {
+            refused(Edit::of(fixture).set(key, json!(name)), key);
+        }
+    }
+    let factors = vec![2.0; 16];
+    let long = json!({"rope_type": "longrope", "short_factor": factors, "long_factor": factors});
+    for local in [
+        json!({"rope_type": "linear", "factor": 8.0}),
+        json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}),
+        long,
+        json!({"partial_rotary_factor": 0.5}),
+    ] {
+        let edit = Edit::of("gemma3").set("rope_parameters", json!({"sliding_attention": local}));
+        refused(edit, "rope_parameters.sliding_attention");
+    }
+    let mut inside = Edit::of("gemma3").set("query_pre_attn_scalar", json!(48));
+    refused(Edit { config: inside.config.clone(), ..Edit::of("gemma3") }, "query_pre_attn_scalar");
+    inside.config = json!({"model_type": "gemma3", "text_config": inside.config});
+    refused(inside, "text_config.query_pre_attn_scalar");
+}
+
+/// The same of what a GGUF file states and the classes of `transformers` do not read.
+#[test]
+fn what_folders_have_no_key_for() {
+    let temporary = tempfile::tempdir().unwrap();
+    let at = |name: &str| temporary.path().join(name);
+    for key in ["attn_logit_softcapping", "final_logit_softcapping", "rope.scaling.attn_factor"] {
+        let key = format!("llama.{key}");
+        File::of("llama").set(&key, 1.5f32).write(&at("in.gguf"));
+        load(at("in.gguf")).unwrap();
+        match quiet(at("in.gguf"), at("out")).unwrap_err() {
+            Error::InFile { path, source } => {
+                assert_eq!(path, at("in.gguf"));
+                let found =
+                    matches!(&*source, Error::BadConfig { key: found, .. } if *found == key);
+                assert!(found, "{key}: {source}");
+            }
+            e => panic!("{key}: {e}"),
+        }
+        assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 1);
+    }
+}
+
+/// Ids with a role that only one of the files beside a tokenizer states; and no id that only a name makes one.
+#[test]
+fn ids_beside_a_tokenizer_come_back() {
+    let temporary = tempfile::tempdir().unwrap();
+    let at = |name: &str| temporary.path().join(name);
+    let edit = Edit::of("llama").set("bos_token_id", json!(3)).write();
+    let save = |name: &str, json: Value| std::fs::write(edit.file(name), json.to_string()).unwrap();
+    save("tokenizer.json", tokenizer_json(120, &[(120, "<|im_end|>"), (121, "<pad>")]));
+    save("tokenizer_config.json", json!({"pad_token": "<pad>"}));
+    save("generation_config.json", json!({"eos_token_id": [5, 9]}));
+    quiet(edit.path(), at("a.gguf")).unwrap();
+    let gguf = Gguf::open(at("a.gguf")).unwrap();
+    for (role, id) in [("bos", 3), ("eos", 5), ("eot", 9), ("padding", 121)] {
+        let found: u32 =
+            gguf.metadata().require(&format!("tokenizer.ggml.{role}_token_id")).unwrap();
+        assert_eq!(found, id, "{role}");
+    }
+    quiet(at("a.gguf"), at("back")).unwrap();
+    let read = |name: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(at("back").join(name)).unwrap()).unwrap()
+    };
+    let generation = read("generation_config.json");
+    assert_eq!(generation, json!({"bos_token_id": 3, "eos_token_id": [5, 9], "pad_token_id": 121}));
+    assert_eq!(read("tokenizer_config.json")["pad_token"], "<pad>");
+    let tokenizers = [edit.path(), &at("back")].map(|f| Tokenizer::from_folder(f).unwrap());
+    let [own, back] = &tokenizers;
+    assert_eq!((own.bos(), own.eos(), own.eog()), (Some(3), Some(5), &[5, 9, 120][..]));
+    assert_same_tokenizer("back", own, back, &["t1t2 <|im_end|>".to_owned()]);
 }

@@ -1,9 +1,8 @@
 //! A [`Config`] as `config.json`, in the dialect of version 4, which all versions read.
 
 use serde_json::{Map, Number, Value, json};
-use tritlab_kernels::op::Activation;
 
-use crate::config::Config;
+use crate::config::{Config, activation_name, bad};
 use crate::error::{Error, Result};
 use crate::rope::{Rope, Scaling, llama3_divisors};
 use crate::tensors::Roles;
@@ -34,18 +33,32 @@ pub(super) fn ids(roles: &Roles) -> Value {
     json!({"bos_token_id": roles.bos, "eos_token_id": ends, "pad_token_id": roles.pad})
 }
 
+/// Refuses what the classes of `transformers` have no key for, or do not read.
+fn check(c: &Config) -> Result<()> {
+    let gemma = c.architecture == "gemma3";
+    let long = matches!(c.rope.scaling, Scaling::Long { .. });
+    let lost = [
+        ("attn_logit_softcapping", c.score_cap),
+        ("final_logit_softcapping", c.logit_cap.filter(|_| !gemma)),
+        ("rope.scaling.attn_factor", Some(c.rope.attention_factor).filter(|f| !long && *f != 1.0)),
+    ];
+    match lost.into_iter().find_map(|(key, value)| Some((key, value?))) {
+        None => Ok(()),
+        Some((key, value)) => {
+            let reason = format!("it is {value}, and config.json has no key for that here");
+            Err(bad(&format!("{}.{key}", c.architecture), reason))
+        }
+    }
+}
+
 pub(super) fn write(c: &Config, found: &Found) -> Result<Value> {
+    check(c)?;
     let (class, model_type) = match c.architecture.as_str() {
         "llama" => ("LlamaForCausalLM", "llama"),
         "qwen3" => ("Qwen3ForCausalLM", "qwen3"),
         "phi3" => ("Phi3ForCausalLM", "phi3"),
         "gemma3" => ("Gemma3ForCausalLM", "gemma3_text"),
         _ => ("BitNetForCausalLM", "bitnet"),
-    };
-    let activation = match c.activation {
-        Activation::Silu => "silu",
-        Activation::Relu2 => "relu2",
-        Activation::GeluTanh => "gelu_pytorch_tanh",
     };
     let mut out = json!({
         "architectures": [class],
@@ -70,7 +83,7 @@ pub(super) fn write(c: &Config, found: &Found) -> Result<Value> {
         set(key, id.clone());
     }
     let word = if model_type == "gemma3_text" { "hidden_activation" } else { "hidden_act" };
-    set(word, json!(activation));
+    set(word, json!(activation_name(c.activation)));
     if model_type == "llama" {
         set("mlp_bias", json!(found.mlp_bias));
     }

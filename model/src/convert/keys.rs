@@ -1,9 +1,9 @@
 //! A [`Config`] as GGUF's metadata and tables, as llama.cpp's converter writes them.
 
-use crate::config::Config;
+use crate::config::{Config, activation_name};
 use crate::error::{Error, Result};
 use crate::gguf::{Array, Value, Writer};
-use crate::rope::Scaling;
+use crate::rope::{Rope, Scaling};
 use tritlab_kernels::op::Activation;
 
 /// A table of f32 that is part of the configuration.
@@ -33,6 +33,26 @@ pub fn write<'a>(writer: &mut Writer<'_>, config: &'a Config) -> Result<Vec<Tabl
             reason,
         });
     }
+    if !activations(arch).contains(&c.activation) {
+        let reason = format!(
+            "GGUF has no key for another activation than {arch}'s own, and so none for {}",
+            activation_name(c.activation)
+        );
+        return Err(Error::BadConfig { key: "hidden_act".to_owned(), reason });
+    }
+    if let Some(local) = &c.local {
+        let plain = Rope { base: local.rope.base, ..Rope::clone(&c.rope) };
+        let plain = match gemma {
+            true => Rope { attention_factor: 1.0, scaling: Scaling::None, ..plain },
+            false => plain,
+        };
+        if local.rope != plain {
+            let reason = "GGUF has no key for the RoPE of layers with a window, except its base \
+                          (rope_theta)";
+            let key = "rope_parameters.sliding_attention".to_owned();
+            return Err(Error::BadConfig { key, reason: reason.to_owned() });
+        }
+    }
     let mut set =
         |key: &str, value: Value<'static>| writer.set(&format!("{arch}.{key}"), value).map(|_| ());
     set("block_count", number(c.layers))?;
@@ -51,8 +71,7 @@ pub fn write<'a>(writer: &mut Writer<'_>, config: &'a Config) -> Result<Vec<Tabl
         set("final_logit_softcapping", Value::F32(cap))?;
     }
     if c.architecture.starts_with("bitnet") {
-        let name = if c.activation == Activation::Relu2 { "relu2" } else { "silu" };
-        set("hidden_activation", Value::from(name.to_owned()))?;
+        set("hidden_activation", Value::from(activation_name(c.activation)))?;
     }
     if let Some(local) = &c.local {
         match arch {
@@ -86,6 +105,15 @@ pub fn write<'a>(writer: &mut Writer<'_>, config: &'a Config) -> Result<Vec<Tabl
             vec![("rope_factors_long.weight", long), ("rope_factors_short.weight", short)]
         }
     })
+}
+
+/// What an architecture's name says of the gate of its feed-forward layers; BitNet's files have a key for the rest.
+fn activations(architecture: &str) -> &'static [Activation] {
+    match architecture {
+        "gemma3" => &[Activation::GeluTanh],
+        bitnet if bitnet.starts_with("bitnet") => &[Activation::Relu2, Activation::Silu],
+        _ => &[Activation::Silu],
+    }
 }
 
 /// As the u32 that llama.cpp reads; larger numbers, which no model has, as u64.

@@ -120,7 +120,7 @@ fn plan(file: &File, config: &Config) -> Result<(Vec<Out>, Found)> {
         roles: file.roles()?,
     };
     let mut any_ternary = false;
-    for name in names::all(config.layers) {
+    for name in names::all(config) {
         let Some(tensor) = file.find(&name) else { continue };
         used.insert(tensor.own_name.clone());
         found.tied &= name != "output.weight";
@@ -345,7 +345,10 @@ fn tokenizer(
         "chat_template": tokenizer.chat_template(),
     });
     save("tokenizer_config.json", &pretty(&config))?;
-    let (bos, ends) = (tokenizer.bos(), tokenizer.eog().to_vec());
+    // As stated: those that end a text by their names are found again.
+    let (bos, eos) = (tokenizer.bos(), tokenizer.eos());
+    let others = roles.ends.iter().copied().filter(|id| Some(*id) != eos);
+    let ends = eos.into_iter().chain(others).collect();
     let generation = config_json::ids(&Roles { bos, ends, pad: roles.pad });
     save("generation_config.json", &pretty(&generation))?;
     Ok(saved)

@@ -10,6 +10,7 @@ use super::{CLASSES, LINEAR_CLASS, PHI3_WINDOW, Summary, WEIGHT_SCALE, keys};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::gguf::{Array, TensorInfo, TensorType, Value, WriteError, Writer};
+use crate::hugging_face::ids::file_of;
 use crate::hugging_face::{Folder, names};
 use crate::model::Progress;
 use crate::quantize::Origin;
@@ -65,7 +66,7 @@ impl Contents {
         if let Some(name) = self.path.canonicalize().ok().as_deref().and_then(Path::file_name) {
             writer.set("general.name", name.to_string_lossy().into_owned())?;
         }
-        keys::write(writer, &self.config)?;
+        keys::write(writer, &self.config).map_err(|e| self.folder.in_own_words(e))?;
         if let Some(window) = self.folder.phi3_window() {
             writer.set(PHI3_WINDOW, keys::number(window))?;
         }
@@ -179,12 +180,13 @@ fn plan(folder: &Folder, config: &Config) -> Result<Vec<Planned>> {
     let mut add = |name: &str, ty, dims, content| {
         plan.push(Planned { name: name.to_owned(), ty, dims, content });
     };
-    for (name, table) in keys::write(&mut Writer::new(), config)? {
+    let tables = keys::write(&mut Writer::new(), config).map_err(|e| folder.in_own_words(e))?;
+    for (name, table) in tables {
         let dims = vec![table.len() as u64];
         add(name, TensorType::F32, dims, Content::Table(table.to_vec()));
     }
     let mut used = std::collections::HashSet::new();
-    for name in names::all(config.layers) {
+    for name in names::all(config) {
         let Some(tensor) = folder.find(&name) else { continue };
         used.insert(tensor.own_name.clone());
         let dims = vec![tensor.cols as u64, tensor.rows as u64];
@@ -271,7 +273,7 @@ fn tokenizer(writer: &mut Writer<'_>, folder: &Folder, path: &Path, vocab: usize
     let stated = folder.roles()?;
     if !file.is_file() {
         writer.set("tokenizer.ggml.model", "no_vocab".to_owned())?;
-        return ids(writer, &stated);
+        return ids(writer, &stated, path);
     }
     let tokenizer: Tokenizer = folder.tokenizer()?;
     let json = std::fs::read_to_string(&file).map_err(Error::io(&file))?;
@@ -285,7 +287,8 @@ fn tokenizer(writer: &mut Writer<'_>, folder: &Folder, path: &Path, vocab: usize
     let others = stated.ends.into_iter();
     let others = others.filter(|id| Some(*id) != tokenizer.eos() && !tokenizer.ends_by_name(*id));
     let ends = tokenizer.eos().into_iter().chain(others).collect();
-    ids(writer, &Roles { bos: tokenizer.bos(), ends, pad: stated.pad })?;
+    let pad = tokenizer.pad().or(stated.pad);
+    ids(writer, &Roles { bos: tokenizer.bos(), ends, pad }, path)?;
     writer.set("tokenizer.ggml.add_bos_token", tokenizer.adds_bos())?;
     if let Some(template) = tokenizer.chat_template() {
         writer.set("tokenizer.chat_template", template.to_owned())?;
@@ -294,12 +297,14 @@ fn tokenizer(writer: &mut Writer<'_>, folder: &Folder, path: &Path, vocab: usize
 }
 
 /// Sets the ids with a role. GGUF has three keys for ids that end a text or a turn.
-fn ids(writer: &mut Writer<'_>, roles: &Roles) -> Result<()> {
+fn ids(writer: &mut Writer<'_>, roles: &Roles, folder: &Path) -> Result<()> {
+    const KEY: &str = "eos_token_id";
     const ENDS: [&str; 3] = ["eos", "eot", "eom"];
     if let Some(id) = roles.ends.get(ENDS.len()) {
         let reason =
             format!("GGUF has keys for three ids that end a text, and none for the fourth, {id}");
-        return Err(Error::BadConfig { key: "eos_token_id".to_owned(), reason });
+        let error = Error::BadConfig { key: KEY.to_owned(), reason };
+        return Err(Error::in_file(file_of(folder, KEY)?)(error));
     }
     let ends = ENDS.into_iter().zip(roles.ends.iter().copied());
     let bos = roles.bos.map(|id| ("bos", id));

@@ -19,12 +19,23 @@ pub(super) struct Quantization {
     pub norm_eps: Option<f32>,
 }
 
+/// Every key of `quantization_config`: a misspelt one would leave its default, and another model.
+const KEYS: [&str; 7] = [
+    "quant_method",
+    "linear_class",
+    "quantization_mode",
+    "modules_to_not_convert",
+    "use_rms_norm",
+    "rms_norm_eps",
+    "exact_weight_scale",
+];
+
 impl Quantization {
     /// Reads `quantization_config`; `None` where a model is not quantised. 1bitLLM's models have none, and
     /// are all BitLinear with master weights.
-    pub fn read(root: Keys<'_>, old_bitnet: bool) -> Result<Option<Self>> {
-        let keys = root.object("quantization_config", "quantization_config.")?;
-        if keys.is_none() {
+    pub fn read(root: &Keys<'_>, old_bitnet: bool) -> Result<Option<Self>> {
+        let keys = root.object("quantization_config")?;
+        if root.get("quantization_config").is_none() {
             return Ok(old_bitnet.then(|| Quantization {
                 multiply: true,
                 exact: false,
@@ -37,6 +48,10 @@ impl Quantization {
         if method != "bitnet" {
             let reason = format!("{method:?} is not supported, only bitnet is");
             return Err(keys.bad("quant_method", reason));
+        }
+        if let Some(key) = keys.other_than(&KEYS) {
+            let reason = format!("it is no key of a BitNet model; known are {}", KEYS.join(", "));
+            return Err(keys.bad(key, reason));
         }
         let choice = |key: &str, first: &'static str, second: &'static str| match keys
             .text(key)?

@@ -10,7 +10,7 @@ use tritlab_kernels::op::Activation;
 use super::bitlinear::Quantization;
 use super::keys::{self, Keys};
 use super::ropes::Ropes;
-use crate::config::{Config, bad};
+use crate::config::{Config, activation};
 use crate::error::{Error, Result};
 use crate::tensors::{Size, assuming};
 
@@ -30,8 +30,10 @@ pub(super) struct Description {
     pub quantization: Option<Quantization>,
     /// Sizes that tensors have and the file does not state, with what stands for them.
     pub assumed: Vec<(Size, usize)>,
-    /// What comes before those keys: `text_config.`, or nothing.
-    pub prefix: &'static str,
+    /// The key of the activation.
+    pub activation_key: &'static str,
+    /// What comes before the keys of the language model: `text_config.`, or nothing.
+    pub prefix: String,
 }
 
 /// Defaults of a `transformers` configuration class.
@@ -137,8 +139,10 @@ impl Description {
         let root = Keys::of(&root);
         let model_type = root.text("model_type")?.ok_or_else(|| root.missing("model_type"))?;
         // Gemma 3 with a vision tower keeps the language model's settings in an object of their own.
-        let keys =
-            if model_type == "gemma3" { root.object("text_config", "text_config.")? } else { root };
+        let keys = match model_type {
+            "gemma3" => root.object("text_config")?,
+            _ => root.clone(),
+        };
         let family = match model_type {
             "llama" => &LLAMA,
             "qwen3" => &QWEN3,
@@ -156,9 +160,8 @@ impl Description {
         let old_bitnet =
             root.texts("architectures")?.is_some_and(|a| a.contains(&"BitnetForCausalLM"))
                 && model_type != "bitnet";
-        let description = family
-            .describe(root, keys, old_bitnet)
-            .map_err(|e| family.assuming(keys, in_hugging_face_words(e)))?;
+        let description =
+            family.describe(&root, &keys, old_bitnet).map_err(|e| family.assuming(&keys, e))?;
         // Those of generation_config.json come first, and these may be what another program reads.
         let vocab = description.config.vocab;
         root.ends(vocab)?;
@@ -170,19 +173,19 @@ impl Description {
 
 impl Family {
     /// A contradiction between keys may be one with a default that stands for an absent one.
-    fn assuming(&self, keys: Keys<'_>, error: Error) -> Error {
+    fn assuming(&self, keys: &Keys<'_>, error: Error) -> Error {
         let sizes =
             [(Size::Hidden, self.hidden), (Size::Heads, self.heads), (Size::Layers, self.layers)];
         let absent = sizes.into_iter().filter(|(size, _)| keys.get(size.word()).is_none());
         match &error {
             Error::BadConfig { .. } => {
-                assuming(error, absent.map(|(size, value)| (size.word().to_owned(), value)))
+                assuming(error, absent.map(|(size, value)| (keys.name(size.word()), value)))
             }
             _ => error,
         }
     }
 
-    fn describe(&self, root: Keys<'_>, keys: Keys<'_>, old_bitnet: bool) -> Result<Description> {
+    fn describe(&self, root: &Keys<'_>, keys: &Keys<'_>, old_bitnet: bool) -> Result<Description> {
         let gemma = self.model_type == GEMMA3.model_type;
         let bitnet = self.model_type == BITNET.model_type || old_bitnet;
         let count = |key: &str, default: usize| Ok::<_, Error>(keys.count(key)?.unwrap_or(default));
@@ -190,9 +193,11 @@ impl Family {
             (count("hidden_size", self.hidden)?, count("num_attention_heads", self.heads)?);
         let layers = count("num_hidden_layers", self.layers)?;
         // Before anything is made per layer.
-        crate::config::limit("block_count", layers, 4096)?;
-        crate::config::limit("attention.head_count", heads, 4096)?;
-        crate::config::limit("embedding_length", hidden, 1 << 20)?;
+        let limit =
+            |key, n, max| crate::config::limit(key, n, max).map_err(|e| in_own_words(keys, e));
+        limit("block_count", layers, 4096)?;
+        limit("attention.head_count", heads, 4096)?;
+        limit("embedding_length", hidden, 1 << 20)?;
         // Null is not absent here: it means as many as query heads.
         let kv_heads = match (keys.count("num_key_value_heads")?, self.kv_heads) {
             (Some(n), _) => n,
@@ -210,28 +215,22 @@ impl Family {
             }
         };
         // Before anything is made per frequency.
-        crate::config::limit("attention.key_length", head_dim, 1 << 16)?;
+        limit("attention.key_length", head_dim, 1 << 16)?;
         let context = count("max_position_embeddings", self.context)?;
         // Before scalings are made of it.
-        crate::config::limit("context_length", context, usize::MAX)?;
+        limit("context_length", context, usize::MAX)?;
         let eps = keys.number("rms_norm_eps")?.unwrap_or(self.eps);
-        let activation_key =
-            if keys.has("hidden_activation") { "hidden_activation" } else { "hidden_act" };
-        let activation = match keys.text(activation_key)?.unwrap_or(self.activation) {
-            "silu" | "swish" => Activation::Silu,
-            "relu2" => Activation::Relu2,
-            "gelu_pytorch_tanh" => Activation::GeluTanh,
-            other => {
-                let known = "silu, relu2 and gelu_pytorch_tanh are supported";
-                return Err(
-                    keys.bad(activation_key, format!("{other:?} is not supported: {known}"))
-                );
-            }
+        let activation_key = match gemma && keys.has("hidden_activation") {
+            true => "hidden_activation",
+            false => "hidden_act",
         };
+        let name = keys.text(activation_key)?.unwrap_or(self.activation);
+        let activation = activation(name).map_err(|reason| keys.bad(activation_key, reason))?;
         let (model_type, theta) = (self.model_type, self.theta);
-        let ropes = Ropes { keys, model_type, theta, head_dim, context };
+        let ropes = Ropes { keys: keys.clone(), model_type, theta, head_dim, context };
         let (rope, local) = if gemma { ropes.gemma(layers)? } else { ropes.plain(layers)? };
-        let quantization = Quantization::read(root, old_bitnet)?;
+        let holder = if root.has("quantization_config") { root } else { keys };
+        let quantization = Quantization::read(holder, old_bitnet)?;
         let scalar = match gemma {
             true => keys.number("query_pre_attn_scalar")?.unwrap_or(256.0),
             false => head_dim.max(1) as f32,
@@ -271,7 +270,7 @@ impl Family {
             input_norm_eps: quantization.as_ref().and_then(|q| q.norm_eps).unwrap_or(eps),
             interleaved: false,
         };
-        config.check()?;
+        config.check().map_err(|e| in_own_words(keys, e))?;
         let sizes = [
             (Size::Hidden, hidden),
             (Size::Ffn, config.ffn),
@@ -295,13 +294,14 @@ impl Family {
             window: keys.count("sliding_window")?,
             quantization,
             assumed: sizes.into_iter().filter(|(s, _)| keys.get(s.word()).is_none()).collect(),
-            prefix: if root.has("text_config") && gemma { "text_config." } else { "" },
+            activation_key,
+            prefix: keys.name(""),
         })
     }
 }
 
-/// The checks that all files share speak of GGUF's keys.
-fn in_hugging_face_words(error: Error) -> Error {
+/// The checks that all files share speak of GGUF's keys. What [`Ropes`] reads is checked there, where it stands.
+fn in_own_words(keys: &Keys<'_>, error: Error) -> Error {
     let Error::BadConfig { key, reason } = error else { return error };
     let word = match key.as_str() {
         "block_count" => "num_hidden_layers",
@@ -313,20 +313,7 @@ fn in_hugging_face_words(error: Error) -> Error {
         "attention.layer_norm_rms_epsilon" => "rms_norm_eps",
         "attention.sliding_window" => "sliding_window",
         "context_length" => "max_position_embeddings",
-        "final_logit_softcapping" => "final_logit_softcapping",
-        "rope.dimension_count" => "partial_rotary_factor",
-        "rope.freq_base" => "rope_theta",
-        "rope.freq_base_swa" => "rope_local_base_freq",
-        "rope.scaling.factor" => "rope_scaling.factor",
-        "rope.scaling.attn_factor" => "rope_scaling.attention_factor",
-        "rope_freqs.weight" => "rope_scaling",
-        "rope_factors_short.weight" => "rope_scaling.short_factor",
-        "rope_factors_long.weight" => "rope_scaling.long_factor",
         other => other,
     };
-    let reason = reason
-        .replace("attention.head_count", "num_attention_heads")
-        .replace("attention.key_length", "head_dim")
-        .replace("rope.dimension_count", "partial_rotary_factor * head_dim");
-    bad(word, reason)
+    keys.bad(word, reason.replace("attention.head_count", "num_attention_heads"))
 }

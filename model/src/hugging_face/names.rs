@@ -1,5 +1,7 @@
 //! GGUF's names of tensors and those of `transformers`, which differ from family to family in a few places.
 
+use crate::config::Config;
+
 /// Parts of a layer, GGUF's name first.
 const PARTS: [(&str, &str); 14] = [
     ("attn_norm", "input_layernorm"),
@@ -31,6 +33,22 @@ const PHI: [(&str, &str); 1] = [("ffn_up", "mlp.gate_up_proj")];
 /// Where 1bitLLM's BitNet differs.
 const OLD_BITNET: [(&str, &str); 2] =
     [("attn_sub_norm", "self_attn.inner_attn_ln"), ("ffn_sub_norm", "mlp.ffn_layernorm")];
+
+/// Norms that only some architectures have. `transformers` leaves them unread in a model of another type, which then
+/// gives other answers: there they are tensors without a place.
+const NORMS: [(&str, &[&str]); 6] = [
+    ("attn_q_norm", &["qwen3", "gemma3"]),
+    ("attn_k_norm", &["qwen3", "gemma3"]),
+    ("attn_sub_norm", &["bitnet", "bitnet-25", "bitnet-b1.58"]),
+    ("ffn_sub_norm", &["bitnet", "bitnet-25", "bitnet-b1.58"]),
+    ("post_attention_norm", &["gemma3"]),
+    ("post_ffw_norm", &["gemma3"]),
+];
+
+/// Whether an architecture has the part (GGUF's name) of a layer, as far as that is no question of the single model.
+pub(crate) fn has_part(architecture: &str, part: &str) -> bool {
+    NORMS.iter().all(|(norm, of)| *norm != part || of.contains(&architecture))
+}
 
 /// The parts that are linear layers.
 const LINEAR: [&str; 8] =
@@ -112,10 +130,12 @@ impl Names {
     }
 }
 
-/// Every name that GGUF may have for a tensor of a model of `layers` layers, in the order of its files.
-pub(crate) fn all(layers: usize) -> impl Iterator<Item = String> {
+/// Every name that GGUF may have for a tensor of such a model, in the order of its files.
+pub(crate) fn all(config: &Config) -> impl Iterator<Item = String> {
+    let (layers, architecture) = (config.layers, config.architecture.clone());
     let outer = ["token_embd.weight", "output_norm.weight", "output.weight", "output.bias"];
-    let parts = || PARTS.iter().chain(&GEMMA[1..]).map(|(gguf, _)| *gguf);
+    let parts = PARTS.iter().chain(&GEMMA[1..]).map(|(gguf, _)| *gguf);
+    let parts: Vec<_> = parts.filter(|part| has_part(&architecture, part)).collect();
     let of_part = |part: &'static str| {
         let mut names = vec![format!("{part}.weight")];
         if LINEAR.contains(&part) {
@@ -125,7 +145,8 @@ pub(crate) fn all(layers: usize) -> impl Iterator<Item = String> {
         names
     };
     let of_layer = move |i: usize| {
-        parts().flat_map(of_part).map(move |name| format!("blk.{i}.{name}")).collect::<Vec<_>>()
+        let names = parts.iter().flat_map(|part| of_part(part));
+        names.map(|name| format!("blk.{i}.{name}")).collect::<Vec<_>>()
     };
     outer.into_iter().map(str::to_owned).chain((0..layers).flat_map(of_layer))
 }

@@ -53,9 +53,8 @@ pub(super) struct Ropes<'a> {
 impl Ropes<'_> {
     /// The families with one kind of layer, or nearly.
     pub fn plain(&self, layers: usize) -> Result<(Rope, Option<Local>)> {
-        let keys = self.keys;
-        let parameters = keys.object("rope_parameters", "rope_parameters.")?;
-        let rope = self.read(parameters, self.base()?, true)?;
+        let keys = &self.keys;
+        let rope = self.read(&keys.object("rope_parameters")?, self.base()?, true)?;
         let window = keys.count("sliding_window")?;
         let local = match (self.model_type, window) {
             ("phi3", Some(window)) if (1..self.context).contains(&window) => {
@@ -74,28 +73,27 @@ impl Ropes<'_> {
 
     /// Gemma 3: one RoPE for global layers, another for those with a window.
     pub fn gemma(&self, layers: usize) -> Result<(Rope, Option<Local>)> {
-        let keys = self.keys;
+        let keys = &self.keys;
         if keys.flag("use_bidirectional_attention")? == Some(true) {
             let reason = "embedding models, which look ahead, are not supported".to_owned();
             return Err(keys.bad("use_bidirectional_attention", reason));
         }
-        let both = keys.object("rope_parameters", "rope_parameters.")?;
+        let both = keys.object("rope_parameters")?;
         if let Some(key) = both.other_than(&LAYER_TYPES) {
             let reason = "it is no type of layer: Gemma 3 has an object each for full_attention and \
                           sliding_attention here";
             return Err(both.bad(key, reason.to_owned()));
         }
-        let global = both.object("full_attention", "rope_parameters.full_attention.")?;
-        let local = both.object("sliding_attention", "rope_parameters.sliding_attention.")?;
-        let rope = self.read(global, self.base()?, true)?;
-        let base = keys.number("rope_local_base_freq")?.unwrap_or(10_000.0);
-        let local_rope = self.read(local, base, false)?;
-        let pattern = match keys.count("sliding_window_pattern")? {
-            Some(n) => n,
-            None => keys.count("_sliding_window_pattern")?.unwrap_or(6),
-        };
-        if pattern == 0 {
-            return Err(keys.bad("sliding_window_pattern", "it is 0".to_owned()));
+        let [full, sliding] = LAYER_TYPES;
+        let base = keys.positive("rope_local_base_freq")?.unwrap_or(10_000.0);
+        let local_rope = self.read(&both.object(sliding)?, base, false)?;
+        let rope = self.read(&both.object(full)?, self.base()?, true)?;
+        let mut pattern = 6;
+        for key in ["_sliding_window_pattern", "sliding_window_pattern"] {
+            pattern = keys.count(key)?.unwrap_or(pattern);
+            if pattern == 0 {
+                return Err(keys.bad(key, "it is 0".to_owned()));
+            }
         }
         let by_pattern = || (0..layers).map(|i| !(i + 1).is_multiple_of(pattern)).collect();
         let window = keys.count("sliding_window")?.unwrap_or(4096);
@@ -104,36 +102,42 @@ impl Ropes<'_> {
     }
 
     fn base(&self) -> Result<f32> {
-        Ok(self.keys.number("rope_theta")?.unwrap_or(self.theta))
+        Ok(self.keys.positive("rope_theta")?.unwrap_or(self.theta))
     }
 
-    /// One RoPE: `parameters` (version 5) before `rope_scaling` (version 4, where `scaled`) before the
-    /// defaults.
-    fn read(&self, parameters: Keys<'_>, base: f32, scaled: bool) -> Result<Rope> {
-        let top = self.keys;
-        let scaling = if parameters.is_none() && scaled {
-            top.object("rope_scaling", "rope_scaling.")?
-        } else {
-            parameters
-        };
-        check_keys(scaling)?;
-        let base = scaling.number("rope_theta")?.unwrap_or(base);
-        let partial = match scaling.number("partial_rotary_factor")? {
-            Some(factor) => factor,
-            None => top.number("partial_rotary_factor")?.unwrap_or(1.0),
-        };
-        if !(partial > 0.0 && partial <= 1.0) {
-            let reason = format!("{partial} is not a share of a head");
-            return Err(top.bad("partial_rotary_factor", reason));
+    /// One RoPE: of `parameters` (version 5), of `rope_scaling` (version 4, where `scaled`), or of the defaults.
+    /// Where there are both, version 4 reads the one, and version 5 takes it for the other: then they must agree.
+    fn read(&self, parameters: &Keys<'_>, base: f32, scaled: bool) -> Result<Rope> {
+        let scaling = self.keys.object("rope_scaling")?;
+        if !scaled || scaling.is_empty() {
+            return self.of(parameters, base);
         }
-        let dims = (self.head_dim as f64 * f64::from(partial)) as usize;
-        let kind = kind(scaling)?;
+        let rope = self.of(&scaling, base)?;
+        if !parameters.is_empty() {
+            let other = self.of(parameters, base)?;
+            if other != rope {
+                let what = match (rope.base, other.base) {
+                    (a, b) if a != b => format!("the base is {a} with it, and {b} with that"),
+                    _ => "they do not scale alike".to_owned(),
+                };
+                let reason = format!(
+                    "it disagrees with {}, where versions of transformers read the one or the other: {what}",
+                    parameters.name("").trim_end_matches('.')
+                );
+                return Err(self.keys.bad("rope_scaling", reason));
+            }
+        }
+        Ok(rope)
+    }
+
+    /// The RoPE that one object says.
+    fn of(&self, scaling: &Keys<'_>, base: f32) -> Result<Rope> {
+        check_keys(scaling)?;
+        let base = scaling.positive("rope_theta")?.unwrap_or(base);
+        let dims = self.dims(scaling)?;
+        let (type_key, kind) = kind(scaling)?;
         let original = self.original(scaling)?;
-        let positive = |key: &str| match scaling.number(key)? {
-            Some(x) if x <= 0.0 => Err(scaling.bad(key, format!("{x} is not more than 0"))),
-            found => Ok(found),
-        };
-        let need = |key: &str| positive(key)?.ok_or_else(|| scaling.missing(key));
+        let need = |key: &str| scaling.positive(key)?.ok_or_else(|| scaling.missing(key));
         let mut attention_factor = 1.0;
         let scaling = match kind {
             "default" => Scaling::None,
@@ -142,7 +146,7 @@ impl Ropes<'_> {
                 let (factor, low, high) =
                     (need("factor")?, need("low_freq_factor")?, need("high_freq_factor")?);
                 if high <= low {
-                    let reason = format!("{high} is not more than low_freq_factor");
+                    let reason = format!("{high} is not more than low_freq_factor = {low}");
                     return Err(scaling.bad("high_freq_factor", reason));
                 }
                 Scaling::Divisors(llama3_divisors((dims, base), factor, (low, high), original))
@@ -153,18 +157,45 @@ impl Ropes<'_> {
                 self.long(scaling, dims, original, &mut attention_factor)?
             }
             other => {
-                return Err(
-                    scaling.bad("rope_type", format!("{other:?} is not supported: {TYPES}"))
-                );
+                return Err(scaling.bad(type_key, format!("{other:?} is not supported: {TYPES}")));
             }
         };
         Ok(Rope { dims, base, attention_factor, scaling })
     }
 
+    /// Elements of a head that are rotated.
+    fn dims(&self, scaling: &Keys<'_>) -> Result<usize> {
+        const KEY: &str = "partial_rotary_factor";
+        let (head_dim, top) = (self.head_dim, &self.keys);
+        let keys = if scaling.get(KEY).is_some() { scaling } else { top };
+        let Some(share) = keys.number(KEY)? else {
+            if !head_dim.is_multiple_of(2) {
+                let key = if top.get("head_dim").is_some() { "head_dim" } else { "hidden_size" };
+                let reason = format!(
+                    "a head (head_dim, or hidden_size / num_attention_heads) has {head_dim} elements, which \
+                     RoPE cannot turn in pairs"
+                );
+                return Err(top.bad(key, reason));
+            }
+            return Ok(head_dim);
+        };
+        let dims = (head_dim as f64 * f64::from(share)) as usize;
+        if !(share > 0.0 && share <= 1.0) {
+            return Err(keys.bad(KEY, format!("{share} is not a share of a head")));
+        }
+        if dims == 0 || !dims.is_multiple_of(2) {
+            let reason = format!(
+                "{share} of a head of head_dim = {head_dim} is {dims} elements, not an even number of them"
+            );
+            return Err(keys.bad(KEY, reason));
+        }
+        Ok(dims)
+    }
+
     /// Positions before scaling. The top level wins where Phi-3 has it.
-    fn original(&self, scaling: Keys<'_>) -> Result<usize> {
+    fn original(&self, scaling: &Keys<'_>) -> Result<usize> {
         const KEY: &str = "original_max_position_embeddings";
-        for keys in [self.keys, scaling] {
+        for keys in [&self.keys, scaling] {
             match keys.count(KEY)? {
                 None => {}
                 Some(0) => return Err(keys.bad(KEY, "it is 0".to_owned())),
@@ -176,34 +207,35 @@ impl Ropes<'_> {
 
     fn long(
         &self,
-        scaling: Keys<'_>,
+        scaling: &Keys<'_>,
         dims: usize,
         original: usize,
         attention_factor: &mut f32,
     ) -> Result<Scaling> {
         let factors = |key: &str| {
             let factors = scaling.numbers(key)?.ok_or_else(|| scaling.missing(key))?;
-            match factors.len() == dims / 2 {
-                true => Ok(factors),
-                false => {
-                    let reason = format!(
-                        "{} factors for half of the {dims} elements that are rotated \
-                         (partial_rotary_factor of head_dim, or of hidden_size / num_attention_heads)",
-                        factors.len()
-                    );
-                    Err(scaling.bad(key, reason))
+            if factors.len() != dims / 2 {
+                let reason = format!(
+                    "{} factors for half of the {dims} elements that are rotated \
+                     (partial_rotary_factor of head_dim, or of hidden_size / num_attention_heads)",
+                    factors.len()
+                );
+                return Err(scaling.bad(key, reason));
+            }
+            match factors.iter().position(|factor| *factor <= 0.0) {
+                None => Ok(factors),
+                Some(i) => {
+                    let reason = format!("{} is not more than 0", factors[i]);
+                    Err(scaling.bad(&format!("{key}[{i}]"), reason))
                 }
             }
         };
         let (short, long) = (factors("short_factor")?, factors("long_factor")?);
-        let ratio = match scaling.number("factor")? {
-            Some(factor) if factor <= 0.0 => {
-                return Err(scaling.bad("factor", format!("{factor} is not more than 0")));
-            }
+        let ratio = match scaling.positive("factor")? {
             Some(factor) => f64::from(factor),
             None => self.context as f64 / original as f64,
         };
-        *attention_factor = match scaling.number("attention_factor")? {
+        *attention_factor = match scaling.positive("attention_factor")? {
             Some(factor) => factor,
             None if ratio <= 1.0 => 1.0,
             None if original == 1 => {
@@ -217,7 +249,7 @@ impl Ropes<'_> {
 }
 
 /// Refuses what one set of parameters does not have.
-fn check_keys(keys: Keys<'_>) -> Result<()> {
+fn check_keys(keys: &Keys<'_>) -> Result<()> {
     match keys.other_than(&[&READ[..], &OTHERS].concat()) {
         None => Ok(()),
         Some(key) if LAYER_TYPES.contains(&key) => {
@@ -232,13 +264,14 @@ fn check_keys(keys: Keys<'_>) -> Result<()> {
     }
 }
 
-/// The type of scaling, which may be absent only where nothing needs one.
-fn kind(keys: Keys<'_>) -> Result<&str> {
+/// The type of scaling with its key; it may be absent only where nothing needs one.
+fn kind<'a>(keys: &Keys<'a>) -> Result<(&'static str, &'a str)> {
     match (keys.text("rope_type")?, keys.text("type")?) {
-        (Some(kind), _) | (None, Some(kind)) => Ok(kind),
+        (Some(kind), _) => Ok(("rope_type", kind)),
+        (None, Some(kind)) => Ok(("type", kind)),
         (None, None) => {
             match keys.other_than(&["rope_type", "type", "rope_theta", "partial_rotary_factor"]) {
-                None => Ok("default"),
+                None => Ok(("rope_type", "default")),
                 Some(found) => {
                     let reason = format!("it is missing, though there is `{found}`: {TYPES}");
                     Err(keys.bad("rope_type", reason))
@@ -249,16 +282,19 @@ fn kind(keys: Keys<'_>) -> Result<&str> {
 }
 
 /// Which layers have a window, by name.
-fn layer_types(keys: Keys<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
+fn layer_types(keys: &Keys<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
     let Some(types) = keys.texts("layer_types")? else { return Ok(None) };
     if types.len() != layers {
         let reason = format!("{} entries for {layers} layers", types.len());
         return Err(keys.bad("layer_types", reason));
     }
-    let local = |name: &&str| match *name {
+    let local = |(i, name): (usize, &&str)| match *name {
         "sliding_attention" => Ok(true),
         "full_attention" => Ok(false),
-        other => Err(keys.bad("layer_types", format!("{other:?} is not supported"))),
+        other => {
+            let reason = format!("{other:?} is not supported: {} are", LAYER_TYPES.join(" and "));
+            Err(keys.bad(&format!("layer_types[{i}]"), reason))
+        }
     };
-    types.iter().map(local).collect::<Result<_>>().map(Some)
+    types.iter().enumerate().map(local).collect::<Result<_>>().map(Some)
 }

@@ -54,6 +54,7 @@ impl Tokenizer {
         let mut tokenizer = match metadata.optional::<Cow<'_, str>>(HUGGING_FACE)? {
             Some(json) => {
                 let mut tokenizer = hugging_face::from_json(json.as_bytes())?;
+                check_table(metadata, &tokenizer.vocabulary)?;
                 tokenizer.ids = ids(metadata, &tokenizer.vocabulary, |_, _| None)?;
                 tokenizer
             }
@@ -62,6 +63,22 @@ impl Tokenizer {
         tokenizer.chat_template = metadata.optional(CHAT_TEMPLATE)?;
         Ok(tokenizer)
     }
+}
+
+/// The table of tokens beside a `tokenizer.json`, which is for programs that read nothing else, has the same tokens.
+fn check_table(metadata: Metadata<'_>, vocabulary: &Vocabulary) -> Result<()> {
+    let Some(tokens) = metadata.optional::<Array<'_>>(TOKENS)? else { return Ok(()) };
+    let spaces = |text: &str| text.replace('▁', " ");
+    for (id, text) in (0..).zip(strings(&tokens, TOKENS)?) {
+        // Ids without a token have some name in the table.
+        let own = vocabulary.text(id).filter(|own| !own.is_empty() && *own != text);
+        if let Some(own) = own.filter(|own| spaces(own) != spaces(text)) {
+            let reason =
+                format!("token {id} is {text:?} in {TOKENS}, but {own:?} in {HUGGING_FACE}");
+            return Err(Error::BadTokenizer { reason });
+        }
+    }
+    Ok(())
 }
 
 fn from_tables(metadata: Metadata<'_>) -> Result<Tokenizer> {
@@ -119,9 +136,9 @@ fn from_spm(metadata: Metadata<'_>) -> Result<Tokenizer> {
         };
         (vocabulary.kind(id) == Some(kind)).then_some(id)
     };
-    let unknown = metadata.optional(UNKNOWN)?.or_else(|| default(UNKNOWN, &vocabulary));
+    let unknown = stated_or_none(metadata, UNKNOWN, vocabulary.len())?
+        .or_else(|| default(UNKNOWN, &vocabulary));
     let ids = ids(metadata, &vocabulary, default)?;
-    let unknown = unknown.map(|id| inside(UNKNOWN, id, vocabulary.len())).transpose()?;
     let model = Model::Spm(Spm::new(&vocabulary, &scores, unknown));
     let space_prefix = metadata.optional(ADD_SPACE_PREFIX)?.unwrap_or(true);
     tables(metadata, vocabulary, model, ids, true, space_prefix)
@@ -195,19 +212,14 @@ fn ids(
     Ok(SpecialIds::new(vocabulary, id(BOS, bos), id(EOS, eos), ends))
 }
 
-/// The ids that the keys of a file with `vocab` tokens state. One of padding that is -1, in 32 bits or signed,
-/// is none.
+/// The ids that the keys of a file with `vocab` tokens state.
 ///
 /// # Errors
 /// Ids that are none, or outside the vocabulary.
 pub(crate) fn roles(metadata: Metadata<'_>, vocab: usize) -> Result<Roles> {
     let (bos, ends) = bounds(metadata, vocab)?;
-    let no_pad = [-1, i128::from(u32::MAX)];
-    let pad = match metadata.get(PAD).and_then(|v| v.as_integer()) {
-        Some(id) if no_pad.contains(&id) => None,
-        _ => stated(metadata, PAD, vocab)?,
-    };
-    Ok(Roles { bos, ends, pad })
+    stated_or_none(metadata, UNKNOWN, vocab)?;
+    Ok(Roles { bos, ends, pad: stated_or_none(metadata, PAD, vocab)? })
 }
 
 /// The id that begins a text, and those that end one, the first of them first.
@@ -222,6 +234,14 @@ fn bounds(metadata: Metadata<'_>, vocab: usize) -> Result<(Option<u32>, Vec<u32>
 fn stated(metadata: Metadata<'_>, key: &str, vocab: usize) -> Result<Option<u32>> {
     let id: Option<u32> = metadata.optional(key)?;
     id.map(|id| inside(key, id, vocab)).transpose()
+}
+
+/// The same of a role that no text needs: -1, in 32 bits or signed, is none.
+fn stated_or_none(metadata: Metadata<'_>, key: &str, vocab: usize) -> Result<Option<u32>> {
+    match metadata.get(key).and_then(|v| v.as_integer()) {
+        Some(id) if id == -1 || id == i128::from(u32::MAX) => Ok(None),
+        _ => stated(metadata, key, vocab),
+    }
 }
 
 /// An id that the vocabulary has.

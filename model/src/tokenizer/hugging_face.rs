@@ -65,8 +65,9 @@ impl Tokenizer {
     }
 
     /// The tokenizer of a Hugging Face folder: `tokenizer.json`, and if they are there
-    /// `tokenizer_config.json` (BOS, EOS, chat template), `generation_config.json` (ids that end a
-    /// generation; where it names none, those of `config.json`) and `chat_template.jinja`.
+    /// `tokenizer_config.json` (BOS, EOS, padding, chat template), `generation_config.json` (ids that end
+    /// a generation, and BOS where the former names none; where it names none either, those of `config.json`)
+    /// and `chat_template.jinja`.
     ///
     /// # Errors
     /// [`Error::MissingTokenizer`] if there is no `tokenizer.json`, [`Error::Io`] if a file cannot
@@ -80,13 +81,15 @@ impl Tokenizer {
         let mut tokenizer = from_json(&json).map_err(Error::in_file(&path))?;
         let file = folder.join("tokenizer_config.json");
         let config = read_object(&file)?;
-        let config = Settings::read(Keys::of(&config), &tokenizer.vocabulary)
+        let config = Settings::read(&Keys::of(&config), &tokenizer.vocabulary)
             .map_err(Error::in_file(file))?;
 
         let vocabulary = &tokenizer.vocabulary;
         let ends = stated(folder, |keys| keys.ends(vocabulary.len()))?.unwrap_or_default();
         let eos = config.eos.or(ends.first().copied());
-        tokenizer.ids = SpecialIds::new(vocabulary, config.bos, eos, ends);
+        let bos = config.bos.or(stated(folder, |keys| keys.bos(vocabulary.len()))?);
+        let ids = SpecialIds::new(vocabulary, bos, eos, ends);
+        tokenizer.ids = SpecialIds { pad: config.pad, ..ids };
         tokenizer.chat_template = match read(&folder.join("chat_template.jinja"))? {
             Some(template) => Some(String::from_utf8_lossy(&template).into_owned()),
             None => config.chat_template,
@@ -99,11 +102,12 @@ impl Tokenizer {
 struct Settings {
     bos: Option<u32>,
     eos: Option<u32>,
+    pad: Option<u32>,
     chat_template: Option<String>,
 }
 
 impl Settings {
-    fn read(keys: Keys<'_>, vocabulary: &Vocabulary) -> Result<Self> {
+    fn read(keys: &Keys<'_>, vocabulary: &Vocabulary) -> Result<Self> {
         let token = |key: &str| {
             let Some(text) = keys.read(key, "a string, or an object with `content`", token_text)?
             else {
@@ -125,11 +129,14 @@ impl Settings {
         for key in ["add_bos_token", "add_eos_token"] {
             keys.flag(key)?;
         }
+        // No text needs it, and one that is not there is a mistake all the same.
+        token("unk_token")?;
         let expected = "a string, or an array of objects with `name` and `template`";
         let template = keys.read("chat_template", expected, chat_template)?;
         Ok(Settings {
             bos: token("bos_token")?,
             eos: token("eos_token")?,
+            pad: token("pad_token")?,
             chat_template: template.flatten().map(str::to_owned),
         })
     }
@@ -147,7 +154,10 @@ pub(super) fn from_json(json: &[u8]) -> Result<Tokenizer> {
         .map_err(|_| Error::BadTokenizer {
             reason: "the tokenizers crate panicked on tokenizer.json".to_owned(),
         })?
-        .map_err(bad("tokenizer.json"))?;
+        .map_err(|e| match refused_part(json) {
+            Some(reason) => Error::BadTokenizer { reason },
+            None => bad("tokenizer.json")(e),
+        })?;
     // Files keep the settings of whoever saved them last; here a text is never cut or padded.
     tokenizer.with_truncation(None).map_err(bad("tokenizer.json"))?;
     tokenizer.with_padding(None);
@@ -155,6 +165,7 @@ pub(super) fn from_json(json: &[u8]) -> Result<Tokenizer> {
     check_added(&file, &tokenizer)?;
     let (spelling, space_prefix) = decoder(&tokenizer)?;
     let vocabulary = vocabulary(&tokenizer, spelling)?;
+    check_around(&tokenizer, &vocabulary)?;
     let ids = SpecialIds::new(&vocabulary, None, None, []);
     let encoder = Encoder { with_special: tokenizer, plain: OnceLock::new() };
     Ok(Tokenizer {
@@ -177,6 +188,54 @@ struct AddedTokens {
 struct AddedToken {
     id: u32,
     content: String,
+}
+
+/// The part of the file that the crate refuses, where it does not say so itself: it tries every kind that a part may
+/// be of, and of none says why it is not that.
+fn refused_part(json: &[u8]) -> Option<String> {
+    type Check = fn(&Value) -> Result<(), serde_json::Error>;
+    const PARTS: [(&str, Check); 5] = [
+        ("normalizer", |v| tokenizers::NormalizerWrapper::deserialize(v).map(drop)),
+        ("pre_tokenizer", |v| tokenizers::PreTokenizerWrapper::deserialize(v).map(drop)),
+        ("post_processor", |v| tokenizers::PostProcessorWrapper::deserialize(v).map(drop)),
+        ("decoder", |v| tokenizers::DecoderWrapper::deserialize(v).map(drop)),
+        ("model", |v| tokenizers::ModelWrapper::deserialize(v).map(drop)),
+    ];
+    let file: Value = serde_json::from_slice(json).ok()?;
+    let part = |(name, check): (&'static str, Check)| {
+        let value = file.get(name).filter(|v| !v.is_null())?;
+        Some((name, value, check(value).err()?.to_string()))
+    };
+    let Some((name, value, error)) = PARTS.into_iter().find_map(part) else {
+        let missing = file.get("model").is_none_or(Value::is_null);
+        return missing.then(|| "tokenizer.json has no model".to_owned());
+    };
+    let kind = match value.get("type") {
+        Some(kind) => format!(" of the type {kind}"),
+        None => " without a type".to_owned(),
+    };
+    let error = match error.contains("untagged enum") {
+        true => "it is of no kind that the tokenizers crate knows, or lacks what its kind needs",
+        false => &error,
+    };
+    Some(format!("{name} of tokenizer.json{kind}: {error}"))
+}
+
+/// The ids that the file's `post_processor` puts around every text are of the vocabulary, under the same names.
+fn check_around(tokenizer: &tokenizers::Tokenizer, vocabulary: &Vocabulary) -> Result<()> {
+    let around = tokenizer.encode("", true).map_err(bad("tokenizer.json"))?;
+    for (id, token) in around.get_ids().iter().zip(around.get_tokens()) {
+        let found = vocabulary.text(*id).unwrap_or_default();
+        if found != token {
+            let reason = format!(
+                "post_processor of tokenizer.json puts {token:?} with the id {id} around texts, but of the {} \
+                 tokens of the vocabulary that is {found:?}",
+                vocabulary.len()
+            );
+            return Err(Error::BadTokenizer { reason });
+        }
+    }
+    Ok(())
 }
 
 /// The crate gives an added token the next free id, whatever the file says: where the two differ, the model was

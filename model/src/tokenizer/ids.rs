@@ -20,6 +20,8 @@ const END_OF_GENERATION: &[&str] = &[
 pub(super) struct SpecialIds {
     pub(super) bos: Option<u32>,
     pub(super) eos: Option<u32>,
+    /// Padding, where the tokenizer's own settings name it.
+    pub(super) pad: Option<u32>,
     /// End of generation: ascending.
     pub(super) eog: Vec<u32>,
 }
@@ -36,7 +38,7 @@ impl SpecialIds {
         eog.extend(vocabulary.kinds().map(|(id, _)| id).filter(|id| ends_by_name(vocabulary, *id)));
         eog.sort_unstable();
         eog.dedup();
-        Self { bos, eos, eog }
+        Self { bos, eos, pad: None, eog }
     }
 }
 
