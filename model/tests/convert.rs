@@ -549,10 +549,10 @@ fn ids_beside_a_tokenizer_come_back() {
     let save = |name: &str, json: Value| std::fs::write(edit.file(name), json.to_string()).unwrap();
     save("tokenizer.json", tokenizer_json(120, &[(120, "<|im_end|>"), (121, "<pad>")]));
     save("tokenizer_config.json", json!({"pad_token": "<pad>"}));
-    save("generation_config.json", json!({"eos_token_id": [5, 9]}));
+    save("generation_config.json", json!({"eos_token_id": [5, 120, 9]}));
     quiet(edit.path(), at("a.gguf")).unwrap();
     let gguf = Gguf::open(at("a.gguf")).unwrap();
-    for (role, id) in [("bos", 3), ("eos", 5), ("eot", 9), ("padding", 121)] {
+    for (role, id) in [("bos", 3), ("eos", 5), ("eot", 9), ("eom", 120), ("padding", 121)] {
         let found: u32 =
             gguf.metadata().require(&format!("tokenizer.ggml.{role}_token_id")).unwrap();
         assert_eq!(found, id, "{role}");
@@ -562,10 +562,19 @@ fn ids_beside_a_tokenizer_come_back() {
         serde_json::from_slice(&std::fs::read(at("back").join(name)).unwrap()).unwrap()
     };
     let generation = read("generation_config.json");
-    assert_eq!(generation, json!({"bos_token_id": 3, "eos_token_id": [5, 9], "pad_token_id": 121}));
+    assert_eq!(
+        generation,
+        json!({"bos_token_id": 3, "eos_token_id": [5, 9, 120], "pad_token_id": 121})
+    );
     assert_eq!(read("tokenizer_config.json")["pad_token"], "<pad>");
     let tokenizers = [edit.path(), &at("back")].map(|f| Tokenizer::from_folder(f).unwrap());
     let [own, back] = &tokenizers;
     assert_eq!((own.bos(), own.eos(), own.eog()), (Some(3), Some(5), &[5, 9, 120][..]));
     assert_same_tokenizer("back", own, back, &["t1t2 <|im_end|>".to_owned()]);
+    // What only a name says is not stated afterwards.
+    save("generation_config.json", json!({"eos_token_id": 5}));
+    std::fs::remove_dir_all(at("back")).unwrap();
+    quiet(edit.path(), at("a.gguf")).unwrap();
+    quiet(at("a.gguf"), at("back")).unwrap();
+    assert_eq!(read("generation_config.json")["eos_token_id"], 5);
 }

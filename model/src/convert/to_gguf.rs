@@ -18,6 +18,8 @@ use crate::source::{gather, interleaved};
 use crate::tensors::{Roles, Source, Stored, check_all_used, located};
 use crate::tokenizer::Tokenizer;
 
+/// GGUF's keys for ids that end a text or a turn.
+const ENDS: [&str; 3] = ["eos", "eot", "eom"];
 /// Weights that are converted together where a matrix is not copied as it is.
 const ROWS: usize = 64;
 
@@ -283,10 +285,11 @@ fn tokenizer(writer: &mut Writer<'_>, folder: &Folder, path: &Path, vocab: usize
         writer.set("tokenizer.ggml.model", "no_vocab".to_owned())?;
     }
     writer.set("tokenizer.huggingface.json", json)?;
-    // Those that end a text by their names need no key.
-    let others = stated.ends.into_iter();
-    let others = others.filter(|id| Some(*id) != tokenizer.eos() && !tokenizer.ends_by_name(*id));
-    let ends = tokenizer.eos().into_iter().chain(others).collect();
+    let others = stated.ends.into_iter().filter(|id| Some(*id) != tokenizer.eos());
+    let (named, others): (Vec<_>, Vec<_>) = others.partition(|id| tokenizer.ends_by_name(*id));
+    let mut ends: Vec<u32> = tokenizer.eos().into_iter().chain(others).collect();
+    // Those that end a text by their names are found without a key, and get one where there is room.
+    ends.extend(named.into_iter().take(ENDS.len().saturating_sub(ends.len())));
     let pad = tokenizer.pad().or(stated.pad);
     ids(writer, &Roles { bos: tokenizer.bos(), ends, pad }, path)?;
     writer.set("tokenizer.ggml.add_bos_token", tokenizer.adds_bos())?;
@@ -299,7 +302,6 @@ fn tokenizer(writer: &mut Writer<'_>, folder: &Folder, path: &Path, vocab: usize
 /// Sets the ids with a role. GGUF has three keys for ids that end a text or a turn.
 fn ids(writer: &mut Writer<'_>, roles: &Roles, folder: &Path) -> Result<()> {
     const KEY: &str = "eos_token_id";
-    const ENDS: [&str; 3] = ["eos", "eot", "eom"];
     if let Some(id) = roles.ends.get(ENDS.len()) {
         let reason =
             format!("GGUF has keys for three ids that end a text, and none for the fourth, {id}");
