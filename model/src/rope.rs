@@ -82,13 +82,13 @@ impl Rope {
             _ => &[],
         };
         for (name, f) in factors {
-            if f.len() != self.dims / 2 || f.iter().any(|f| !(f.is_finite() && *f > 0.0)) {
-                let reason = format!(
-                    "{} factors for half of rope.dimension_count = {}, all positive",
-                    f.len(),
-                    self.dims
-                );
+            if f.len() != self.dims / 2 {
+                let reason =
+                    format!("{} factors for half of rope.dimension_count = {}", f.len(), self.dims);
                 return Err(bad(name, reason));
+            }
+            if let Some(i) = f.iter().position(|f| !(f.is_finite() && *f > 0.0)) {
+                return Err(bad(name, format!("factor {i} is {}, which is not positive", f[i])));
             }
         }
         match self.scaling {

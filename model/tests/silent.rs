@@ -157,6 +157,8 @@ fn scalings_that_contradict_each_other() {
     assert!(matches!(e.cause(), Error::MissingTensor { name } if name == short), "{e}");
     let phi = File::of("phi3-long").with("rope_freqs.weight", &[12], &[1.0; 12]);
     assert_key(&config(&phi).unwrap_err(), "rope_freqs.weight", &[short]);
+    let e = config(&table().poke("rope_freqs.weight", 5, -2.0)).unwrap_err();
+    assert_key(&e, "rope_freqs.weight", &["factor 5 is -2"]);
     let phi = File::of("phi3-long").set("phi3.rope.scaling.type", "longrope");
     assert_eq!(config(&phi).unwrap(), config(&File::of("phi3-long")).unwrap());
     let e = config(&phi.set("phi3.rope.scaling.factor", 2.0f32)).unwrap_err();
