@@ -137,6 +137,12 @@ pub enum Error {
         /// What it could have been.
         expected: String,
     },
+    /// A dense format was asked for its codes or scales.
+    #[error("{format} has no codes and no scales: its weights are numbers as stored")]
+    NoCodes {
+        /// The format.
+        format: &'static str,
+    },
     /// Ternary weights that a format or packing cannot hold as they are.
     #[error("{format} cannot hold these ternary weights exactly: row {row}, column {col}: {why}")]
     NotExact {

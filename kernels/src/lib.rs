@@ -24,6 +24,7 @@
 
 pub mod activation;
 pub mod backend;
+mod codes;
 mod environment;
 mod error;
 pub mod explain;
@@ -46,6 +47,7 @@ pub mod verify;
 
 pub use activation::Acts;
 pub use backend::Backend;
+pub use codes::GroupScales;
 pub use error::{Error, Result};
 pub use explain::{Explanation, explain};
 pub use format::{Format, Grouping, Info, Scales};

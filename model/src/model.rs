@@ -93,6 +93,9 @@ pub struct Options {
     pub i2_s: Packing,
     /// What makes the linear layers ternary, where `format` is and has another rule of its own.
     pub projection: Option<Projection>,
+    /// Whether linear layers of the blocks multiply with f32 activations, whatever their format: rounded weights
+    /// are then kept decoded, as F32. Reports are of the rounded ones.
+    pub f32_activations: bool,
 }
 
 impl Options {
@@ -171,6 +174,32 @@ impl Model {
         Self::build(&self.path, source, options, imatrix, Some(self), progress)
     }
 
+    /// The matrix of a tensor, named as in [`Self::tensors`], in the format that the model has it in: read and
+    /// rounded again. Its rows are the outputs, in the order of the decoder.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] for a name that no matrix of the model has; as [`Self::load`].
+    pub fn matrix(&self, name: &str) -> Result<Matrix<'static>> {
+        let mut others = self.packed.clone();
+        if others.remove(name).is_none() {
+            let missing = Error::MissingTensor { name: name.to_owned() };
+            return Err(located(&*self.source, missing));
+        }
+        let matrices = matrices(&*self.source);
+        let matrices: Vec<_> = matrices.iter().map(String::as_str).collect();
+        let chosen = self.options.overrides.resolve(&matrices)?;
+        let mut progress = |_: usize, _: usize, _: &str| true;
+        let mut loader = Loader {
+            like: Some(&others),
+            imatrix: self.imatrix.as_deref(),
+            copy: Some((name, None)),
+            ..Loader::new(&*self.source, self.config(), &self.options, chosen, &mut progress)
+        };
+        loader.decoder().map_err(|e| located(&*self.source, e))?;
+        let (_, found) = loader.copy.expect("it was asked for");
+        Ok(found.expect("the only matrix that the others lack was read"))
+    }
+
     fn build(
         path: &Path,
         source: Arc<dyn Source>,
@@ -194,16 +223,9 @@ impl Model {
         let matrices: Vec<_> = matrices.iter().map(String::as_str).collect();
         let chosen = options.overrides.resolve(&matrices).map_err(|e| located(&*source, e))?;
         let mut loader = Loader {
-            source: &*source,
-            config: &config,
-            options: &options,
-            chosen,
             imatrix: imatrix.as_deref(),
             like: like.map(|model| &model.packed),
-            progress,
-            tensors: Vec::new(),
-            packed: HashMap::new(),
-            used: HashSet::new(),
+            ..Loader::new(&*source, &config, &options, chosen, progress)
         };
         if let Some(imatrix) = &imatrix {
             imatrix.check_layers(|name| source.find(name).is_some())?;
@@ -294,9 +316,33 @@ struct Loader<'a, 'p> {
     packed: HashMap<String, Packed>,
     /// The file's names of the tensors that have been read.
     used: HashSet<String>,
+    /// A matrix that is wanted as it is before it is packed, and that matrix.
+    copy: Option<(&'a str, Option<Matrix<'static>>)>,
 }
 
-impl<'a> Loader<'a, '_> {
+impl<'a, 'p> Loader<'a, 'p> {
+    fn new(
+        source: &'a dyn Source,
+        config: &'a Config,
+        options: &'a Options,
+        chosen: Chosen<'a>,
+        progress: &'a mut Progress<'p>,
+    ) -> Self {
+        Loader {
+            source,
+            config,
+            options,
+            chosen,
+            imatrix: None,
+            like: None,
+            progress,
+            tensors: Vec::new(),
+            packed: HashMap::new(),
+            used: HashSet::new(),
+            copy: None,
+        }
+    }
+
     fn decoder(&mut self) -> Result<Decoder> {
         let c = self.config;
         let embedding = self.linear("token_embd", c.vocab, c.hidden, Role::Embedding)?;
@@ -553,8 +599,14 @@ impl<'a> Loader<'a, '_> {
             }
             _ => (m, 0.0),
         };
-        let panels =
-            Panels::pack(&m).map_err(|source| Error::Tensor { tensor: name.clone(), source })?;
+        let blame = |source| Error::Tensor { tensor: name.clone(), source };
+        let decode = self.options.f32_activations && role == Role::Linear;
+        let panels = match decode && m.format().codes().is_some() {
+            true => Matrix::quantize(Format::F32, m.rows(), m.cols(), &m.dequantize())
+                .and_then(|decoded| Panels::pack(&decoded)),
+            false => Panels::pack(&m),
+        }
+        .map_err(blame)?;
         self.source.release(tensor);
         let report = TensorReport {
             name,
@@ -566,6 +618,9 @@ impl<'a> Loader<'a, '_> {
             nbytes: m.nbytes(),
             rel_error,
         };
+        if let Some((_, copy)) = self.copy.as_mut().filter(|(wanted, _)| *wanted == report.name) {
+            *copy = Some(m.into_owned());
+        }
         Ok(self.share(Packed { panels: Arc::new(panels), scale, wanted, report }))
     }
 }

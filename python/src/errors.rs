@@ -60,6 +60,7 @@ fn kernel_class(error: &KernelError, text: String) -> PyErr {
         | E::NotFinite { .. }
         | E::ScaleOverflow { .. }
         | E::NotTernary { .. }
+        | E::NoCodes { .. }
         | E::NotExact { .. }
         | E::PackingScale { .. }
         | E::Importance { .. }

@@ -6,7 +6,9 @@ use numpy::ndarray::ArrayView1;
 use numpy::{Element, PyArray1, PyArray2, PyArrayMethods};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
-use tritlab_kernels::{self as kernels, Acts, Format, Granularity, Packing, Panels, Weights, op};
+use tritlab_kernels::{
+    self as kernels, Acts, Format, Granularity, GroupScales, Packing, Panels, Weights, op,
+};
 
 use crate::activations::Activations;
 use crate::arguments;
@@ -256,6 +258,26 @@ impl Matrix {
     fn dequantize<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let (rows, cols) = self.shape();
         arrays::matrix(py, py.detach(|| self.matrix.dequantize()), rows, cols)
+    }
+
+    /// Signed codes, int8 [rows, cols], a new array. `FormatError` for dense formats.
+    ///
+    /// A weight is its group's scale times its code, less the minimum where the format has one.
+    #[getter]
+    fn codes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<i8>>> {
+        let (rows, cols) = self.shape();
+        let codes = py.detach(|| self.matrix.codes()).or_raise()?;
+        arrays::matrix(py, codes, rows, cols)
+    }
+
+    /// Scale of each group of codes, float32 [rows, groups], [rows, 1] or [1, 1], a new array.
+    ///
+    /// As far as one reaches; in k-quants each sub-block's own. `FormatError` for dense formats.
+    #[getter]
+    fn group_scales<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let GroupScales { values, shape: (rows, groups) } =
+            py.detach(|| self.matrix.group_scales()).or_raise()?;
+        arrays::matrix(py, values, rows, groups)
     }
 
     /// Explain block `block` of row `row`: its bytes as fields, and the weights in them.

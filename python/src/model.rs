@@ -16,9 +16,10 @@ use crate::arrays::{self, token_ids};
 use crate::callback::Progress;
 use crate::capture::Replace;
 use crate::chat;
-use crate::errors::OrRaise;
+use crate::errors::{FormatError, OrRaise};
 use crate::generate::{Settings, TextStream, cache_type, ids_after, prompt_ids, text_can_be_made};
 use crate::imatrix::ImatrixOrPath;
+use crate::matrix::Matrix;
 use crate::recipe::{self, Wanted};
 
 /// A decoder model, ready to run. Immutable; may be shared between threads.
@@ -110,6 +111,9 @@ impl Model {
     /// and published files), "I2_S_64" (Arm) or "I2_S_ROWS4"; a wrong one talks nonsense.
     /// `imatrix`, an `Imatrix` or its file, weighs the columns of linear layers that change their
     /// format.
+    /// `activations` are "int8", in the groups that each format has, or "f32" for the linear layers
+    /// of the blocks, whatever their format: what rounding the weights alone does. The weights are
+    /// then kept decoded, with the memory and the speed of F32; sizes are still told as packed.
     ///
     /// `overrides` give single tensors a format of their own, before `format` and `head`: a dict or
     /// pairs, in order, of a pattern and a format (`None`: as in the file). They are read as
@@ -124,7 +128,7 @@ impl Model {
     #[staticmethod]
     #[pyo3(signature = (
         path, format=None, *, head=None, overrides=None, fallback=None, recipe=None, context=2048,
-        i2_s="I2_S", imatrix=None, progress=None
+        i2_s="I2_S", imatrix=None, activations="int8", progress=None
     ))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn load(
@@ -138,9 +142,19 @@ impl Model {
         #[pyo3(from_py_with = arguments::context)] context: usize,
         i2_s: &str,
         imatrix: Option<ImatrixOrPath<'_>>,
+        activations: &str,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let path = packaged(py, path)?;
+        let f32_activations = match activations {
+            "int8" => false,
+            "f32" => true,
+            other => {
+                let known = "int8 (in the groups that each format has) and f32";
+                let said = format!("no activations {other:?}; there are: {known}");
+                return Err(FormatError::new_err(said));
+            }
+        };
         let imatrix = imatrix.map(|i| i.get(py)).transpose()?;
         let wanted = Wanted::new(py, recipe, format, head, overrides, fallback)?;
         let i2_s = i2_s_order(i2_s).or_raise()?;
@@ -149,7 +163,8 @@ impl Model {
             let Wanted { rounding, head, overrides, fallback } = wanted;
             let format = rounding.map(|r| r.format);
             let projection = rounding.and_then(|r| r.projection);
-            let options = Options { format, head, overrides, fallback, i2_s, projection };
+            let options =
+                Options { format, head, overrides, fallback, i2_s, projection, f32_activations };
             let mut step = |done, total, name: &str| progress.call(done, total, name);
             tritlab_model::Model::load_weighted(&path, options, imatrix.as_ref(), &mut step)
         });
@@ -274,6 +289,14 @@ impl Model {
             })
         };
         self.model.tensors.iter().map(info).collect()
+    }
+
+    /// The matrix of one of `tensors()`, by its `name`, in the format that the model has it in.
+    ///
+    /// It is read and rounded again, so it costs time and the memory of that one. `ModelError` for
+    /// a name that no weight matrix has.
+    fn matrix(&self, py: Python<'_>, name: &str) -> PyResult<Matrix> {
+        py.detach(|| self.model.matrix(name)).or_raise().map(Matrix::new)
     }
 
     /// Token ids of a text, int32 [n]. `TokenizerError` if the file has no tokenizer.

@@ -150,6 +150,8 @@ def quantize_activations(x, per):
 
 
 class Matrix:
+    codes = group_scales = None
+
     @staticmethod
     def quantize(weights, format, *, importance=None):
         raise NotImplementedError
@@ -228,6 +230,7 @@ class Model:
         context=2048,
         i2_s="I2_S",
         imatrix=None,
+        activations="int8",
         progress=None,
     ):
         _i2_s_order(i2_s)
@@ -293,6 +296,9 @@ class Model:
                 "rel_error": 0.0,
             },
         ]
+
+    def matrix(self, name):
+        raise NotImplementedError
 
     def tokenize(self, text, add_special=True, *, parse_special=False):
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)

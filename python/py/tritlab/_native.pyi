@@ -171,6 +171,18 @@ class Matrix:
         """
     def dequantize(self) -> npt.NDArray[np.float32]:
         """Decoded weights, float32 [rows, cols], a new array."""
+    @property
+    def codes(self) -> npt.NDArray[np.int8]:
+        """Signed codes, int8 [rows, cols], a new array. `FormatError` for dense formats.
+
+        A weight is its group's scale times its code, less the minimum where the format has one.
+        """
+    @property
+    def group_scales(self) -> npt.NDArray[np.float32]:
+        """Scale of each group of codes, float32 [rows, groups], [rows, 1] or [1, 1], a new array.
+
+        As far as one reaches; in k-quants each sub-block's own. `FormatError` for dense formats.
+        """
     def explain(self, row: int = 0, block: int = 0) -> Explanation:
         """Explain block `block` of row `row`: its bytes as fields, and the weights in them."""
 
@@ -319,6 +331,7 @@ class Model:
         context: int = 2048,
         i2_s: str = "I2_S",
         imatrix: Imatrix | str | PathLike[str] | None = None,
+        activations: str = "int8",
         progress: Progress | None = None,
     ) -> Model:
         """Load a GGUF file, a Hugging Face folder (config.json, safetensors) or a packaged model.
@@ -336,6 +349,9 @@ class Model:
         and published files), "I2_S_64" (Arm) or "I2_S_ROWS4"; a wrong one talks nonsense.
         `imatrix`, an `Imatrix` or its file, weighs the columns of linear layers that change their
         format.
+        `activations` are "int8", in the groups that each format has, or "f32" for the linear layers
+        of the blocks, whatever their format: what rounding the weights alone does. The weights are
+        then kept decoded, with the memory and the speed of F32; sizes are still told as packed.
 
         `overrides` give single tensors a format of their own, before `format` and `head`: a dict or
         pairs, in order, of a pattern and a format (`None`: as in the file). They are read as
@@ -393,6 +409,12 @@ class Model:
         """Bytes of weights that one decode step reads."""
     def tensors(self) -> list[TensorInfo]:
         """Every weight tensor, in the order in which the model reads them."""
+    def matrix(self, name: str) -> Matrix:
+        """The matrix of one of `tensors()`, by its `name`, in the format that the model has it in.
+
+        It is read and rounded again, so it costs time and the memory of that one. `ModelError` for
+        a name that no weight matrix has.
+        """
     def tokenize(
         self, text: str, add_special: bool = True, *, parse_special: bool = False
     ) -> npt.NDArray[np.int32]:

@@ -116,11 +116,11 @@ def test_f32_activations_are_those_of_the_decoded_weights(grid, tmp_path, path):
         ("Q4_0", "int8"),
         ("Q4_0", "f32"),
         ("F16", "f32"),  # rounds no activations: one cell
-        ("TERNARY", "int8"),  # f32 would need a type that GGUF has not
+        ("TERNARY", "int8"),
+        ("TERNARY", "f32"),
     ]
-    assert got.left_out == ["TERNARY"]
-    assert "left out for TERNARY" in got.to_markdown()
-    int8, f32, dense, _ = got.records
+    assert "activations that nothing rounds" in got.to_markdown()
+    int8, f32, dense, *ternary = got.records
     assert (int8["activation_groups"], f32["activation_groups"]) == ("32", "f32")
     for name in ("bits_per_weight", "linear_bytes", "rel_weight_error"):
         assert int8[name] == f32[name]
@@ -130,16 +130,33 @@ def test_f32_activations_are_those_of_the_decoded_weights(grid, tmp_path, path):
     part = draw(np.load(tmp_path / "noise.npy"), 32, 3, 0)
     assert f32["perplexity"] == tl.perplexity(decoded, part.ids, context=32).perplexity.value
     assert f32["perplexity"] != int8["perplexity"]
+    # A format that GGUF has not: the same weights, beside the same reference, without the rounding.
+    assert [row["activation_groups"] for row in ternary] == ["token", "f32"]
+    assert ternary[0]["rel_weight_error"] == ternary[1]["rel_weight_error"]
+    assert ternary[0]["perplexity"] != ternary[1]["perplexity"]
+    decoded = tl.Model.load(path, "TERNARY", activations="f32")
+    assert ternary[1]["nll_nats"] == tl.perplexity(decoded, part.ids, context=32).nll.value
 
 
-def test_formats_that_gguf_has_not(path, tmp_path):
-    for info in tl.formats():
-        try:
-            quantize_gguf(path, tmp_path / "x.gguf", info["name"])
-            held = True
-        except tl.TritlabError as error:
-            held = "no tensor type" not in str(error)
-        assert held != info["name"].startswith(_run.NOT_IN_GGUF), info["name"]
+@pytest.mark.parametrize("format", ["TERNARY", "TERNARY_B3_ROW", "TERNARY_G64+optimal", "SIGN_ROW"])
+def test_f32_activations_multiply_what_the_format_decodes_to(path, ids, format):
+    """Beside a product in NumPy: what the model does with a layer's input."""
+    int8 = tl.Model.load(path, format)
+    f32 = tl.Model.load(path, format, activations="f32")
+    assert f32.tensors() == int8.tensors()
+    name = "blk.0.attn_q.weight"
+    w = f32.matrix(name).dequantize()
+    assert np.array_equal(w, int8.matrix(name).dequantize())
+    x = np.ascontiguousarray(f32.capture(ids, "blk.0.attn_q.input")["blk.0.attn_q.input"].T)
+    exact = w.astype(np.float64) @ x
+
+    def error(y):
+        return float(np.linalg.norm(y - exact) / np.linalg.norm(exact))
+
+    assert error(tl.quantize(w, "F32") @ x) < 1e-6 < 1e-4 < error(int8.matrix(name) @ x)
+    assert f32.fingerprint(ids) != int8.fingerprint(ids)
+    with pytest.raises(tl.errors.FormatError, match='no activations "int4"; there are: int8'):
+        tl.Model.load(path, format, activations="int4")
 
 
 def test_stored_cells_are_not_measured_again(grid, tmp_path):
@@ -427,10 +444,6 @@ MISTAKES = [
     ({"models": ["a/m.gguf", "b/m.gguf"]}, "models: expected files of different names, or labels"),
     ({"texts": {"t": "absent.txt"}}, "texts.t: expected a file, found 'absent.txt', which is none"),
     ({"texts": "t"}, "texts: expected labels with paths, or a list of paths, found 't'"),
-    (
-        {"formats": ["TERNARY"], "activations": ["f32"]},
-        "activations: expected a scheme that TERNARY can have, found f32 alone",
-    ),
 ]
 
 
@@ -480,7 +493,6 @@ def test_the_example_is_a_sweep(smollm2, tmp_path):
     example = Path(__file__).parents[3] / "experiments/sweeps/smollm2.yaml"
     found = sweeps.plan(example, tmp_path)
     assert f"{len(found.cells)} cells" in example.read_text()
-    assert found.left_out == ["TERNARY", "TERNARY_G64"]
     # In its text, each seed draws other windows.
     ids = smollm2.tokenize(found.spec.texts["persuasion"].read_text())
     drawn = [draw(ids, 512, 6, seed).ids.tobytes() for seed in found.spec.seeds]

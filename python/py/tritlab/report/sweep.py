@@ -94,10 +94,10 @@ def notes(sweep: Sweep) -> list[str]:
             "≈: perplexity is not distinguishable from the reference's in any cell (paired, 95 % "
             "interval, bootstrap over windows)."
         )
-    if sweep.left_out:
+    if any(line.rows[0]["activation_groups"] == "f32" for line in sweep.lines()):
         lines.append(
-            f"f32 activations are left out for {', '.join(sweep.left_out)}: they go through a GGUF "
-            "file, which has no such type."
+            "f32 activations: linear layers multiply their decoded weights with activations that "
+            "nothing rounds, so that the weights' own rounding is seen alone."
         )
     if sweep.failed:
         lines.append(f"{len(sweep.failed)} of {len(sweep.records)} cells failed and are left out.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import tempfile
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -16,8 +15,8 @@ import numpy as np
 
 from tritlab import _models, _native
 from tritlab._files import model_files, sha256_model, to_json
-from tritlab._formats import FILE, PROJECTIONS, describe, is_dense
-from tritlab._native import EvaluationError, FormatError, Model, ModelError
+from tritlab._formats import FILE, PROJECTIONS, describe
+from tritlab._native import EvaluationError, Model, ModelError
 from tritlab._row import relative_error
 from tritlab.evaluation import Corpus, Slice, cut, digest, measure
 from tritlab.paired import difference
@@ -212,7 +211,9 @@ def _measure(job: Job) -> dict[str, Any]:
 
 def _subject(path: Path, cell: Cell) -> tuple[Model, dict[str, Any]]:
     """The model of a cell, and what its weights are like."""
-    model = Model.load(path, cell.format, head=cell.head, context=cell.context)
+    model = Model.load(
+        path, cell.format, head=cell.head, context=cell.context, activations=cell.activations
+    )
     tensors = model.tensors()
     kind = describe(cell.format, tensors)[0]
     facts = {
@@ -223,24 +224,7 @@ def _subject(path: Path, cell: Cell) -> tuple[Model, dict[str, Any]]:
         "total_bytes": model.total_bytes,
         "rel_weight_error": relative_error(tensors),
     }
-    if cell.activations == "f32" and not is_dense(kind):
-        model = _without_rounding(path, cell)
     return model, facts
-
-
-def _without_rounding(path: Path, cell: Cell) -> Model:
-    """The cell's weights, decoded to F32: products with activations that nothing rounds."""
-    if cell.format is None:
-        return Model.load(path, "F32", head=cell.head, context=cell.context)
-    with tempfile.TemporaryDirectory(prefix="tritlab-sweep-") as folder:
-        file = Path(folder) / "model.gguf"
-        try:
-            _native.quantize_gguf(path, file, cell.format, head=cell.head)
-        except FormatError as error:
-            raise FormatError(
-                f"{cell.format} with f32 activations goes through a GGUF file: {error}"
-            ) from None
-        return Model.load(file, "F32", context=cell.context)
 
 
 def _grouping(kind: str) -> str:

@@ -51,8 +51,6 @@ class Sweep(Records):
     rows: list[dict[str, Any]] = field(repr=False)
     made: int
     """Cells that were measured now; the others were stored."""
-    left_out: list[str]
-    """Formats that cannot have f32 activations: GGUF has no such type."""
     damaged: dict[str, str]
     """What was wrong with the files of cells that were made again, by key."""
     command: str

@@ -12,7 +12,7 @@ from typing import Any
 from tritlab import _models, _native
 from tritlab._extras import need
 from tritlab._files import sha256_model
-from tritlab._formats import FILE, is_dense
+from tritlab._formats import is_dense
 from tritlab._progress import Reporter, reporter_for
 from tritlab.errors import SweepError
 from tritlab.sweeps import _engine
@@ -20,9 +20,6 @@ from tritlab.sweeps._cell import Cell, Job, kernels_fingerprint, read_text, run
 from tritlab.sweeps._result import Sweep
 from tritlab.sweeps._spec import Spec
 from tritlab.sweeps._store import Store
-
-NOT_IN_GGUF = ("TERNARY", "SIGN")
-"""How the formats begin that a GGUF file has no type for: the library's own."""
 
 __all__ = ["Plan", "plan", "run", "sweep"]
 
@@ -45,8 +42,6 @@ class Plan:
     cells: list[Planned]
     done: dict[str, dict[str, Any]]
     """Rows that are stored and fine, by key."""
-    left_out: list[str]
-    """Formats that cannot have f32 activations, which go through a GGUF file."""
     damaged: dict[str, str]
     """What is wrong with the files of cells that will be made again, by key."""
     failed: list[str] = field(default_factory=list)
@@ -64,10 +59,7 @@ class Plan:
             said += f" ({unique} different ones)"
         if self.failed:
             said += f", {len(self.failed)} that failed before"
-        said = f"{said}; {len(self.missing)} to run"
-        for format in self.left_out:
-            said += f"\n{format} is left out with f32 activations: GGUF has no such type"
-        return said
+        return f"{said}; {len(self.missing)} to run"
 
 
 def plan(
@@ -107,12 +99,6 @@ def plan(
         for text in texts
         for seed in spec.seeds
     ]
-    if not cells:
-        raise SweepError(
-            f"{source if not isinstance(source, (Mapping, Spec)) else 'sweep'}: activations: "
-            f"expected a scheme that {', '.join(f or FILE for f in spec.formats)} can have, found "
-            "f32 alone, which needs a format that GGUF has"
-        )
     store = Store(Path(out) / "cells")
     done: dict[str, dict[str, Any]] = {}
     damaged: dict[str, str] = {}
@@ -127,20 +113,13 @@ def plan(
             done[key] = row
         elif row is not None:
             failed.append(key)
-    left_out = [
-        f
-        for f in spec.formats
-        if f is not None and not is_dense(f) and set(_schemes(f, asked)) < set(asked)
-    ]
-    return Plan(spec, store, cells, done, left_out, damaged, failed)
+    return Plan(spec, store, cells, done, damaged, failed)
 
 
 def _schemes(format: str | None, asked: list[str]) -> list[str]:
     """Schemes that a format can have: a dense one rounds no activations."""
     if format is not None and is_dense(format):
         return ["f32"]
-    if format is not None and format.startswith(NOT_IN_GGUF):
-        return [scheme for scheme in asked if scheme != "f32"]
     return asked
 
 
@@ -223,7 +202,6 @@ def sweep(
         spec=todo.spec,
         rows=[{"model": p.model, "text": p.text, **rows[p.cell.key]} for p in todo.cells],
         made=len(todo.missing),
-        left_out=todo.left_out,
         damaged=todo.damaged,
         command=command or f"tritlab.sweep({str(source)!r}, {os.fspath(out)!r})",
     )
