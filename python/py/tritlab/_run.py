@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritlab import _native, receipt
+from tritlab._files import to_json
 from tritlab._formats import FILE, describe
 from tritlab._native import EvaluationError, Model, ShapeError
 from tritlab._progress import Reporter
 from tritlab._row import Row, relative_error
 from tritlab.evaluation import Corpus, Measured, Slice, cut, measure
+from tritlab.logprobs import LogProbs, StoreError
 from tritlab.tokens import worst
 
 if TYPE_CHECKING:
@@ -33,8 +36,16 @@ class Run:
     bench: tuple[int, int, int]
     reporter: Reporter
     command: str
+    store: Path | None = None
+    """Folder in which every row's log-probabilities are kept."""
+    store_type: str = "f32"
     part: Slice | None = None
-    reference: Model | None = None
+    reference: Model | LogProbs | None = None
+    """The first row's model, or with a store its run."""
+    errors: dict[str, StoreError] = field(default_factory=dict)
+    """What the store's rounding changed, by row."""
+    reused: list[str] = field(default_factory=list)
+    """Rows whose runs were stored before."""
     facts: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     impossible: dict[str, str] = field(default_factory=dict)
@@ -63,10 +74,12 @@ class Run:
             if self.corpus.text is not None:
                 read = len(model.detokenize(self.part.ids).encode(errors="replace"))
                 self.bytes_per_token = read / len(self.part.ids)
-        measured = measure(model, self.part, self.reference, step(name, "evaluate"))
+        label = describe(format, model.tensors())[1]
+        run = self._stored(model, self.model["sha256"], format, head, label)
+        measured = measure(model, self.part, self.reference, step(name, "evaluate"), run=run)
         row = self._row(format, model, measured, *self._time(model, name), load_s)
         if self.reference is None:
-            self.reference = model
+            self.reference = run or model
         self.rows.append(row)
         self.reporter.row(_summary(row))
 
@@ -82,17 +95,49 @@ class Run:
                 f"{label} ({source}) reads the text as other tokens than {self.model['source']}; "
                 "only models with one tokenizer can be compared token by token"
             )
-        measured = measure(model, self.part, self.reference, self.reporter.step(label, "evaluate"))
+        facts = receipt.model_facts(source, path)
+        run = self._stored(model, facts["sha256"], format, None, label)
+        step = self.reporter.step(label, "evaluate")
+        measured = measure(model, self.part, self.reference, step, run=run)
         row = self._row(
-            format,
-            model,
-            measured,
-            *self._time(model, label),
-            load_s,
-            other=(label, receipt.model_facts(source, path)),
+            format, model, measured, *self._time(model, label), load_s, other=(label, facts)
         )
         self.rows.append(row)
         self.reporter.row(_summary(row))
+
+    def _stored(
+        self, model: Model, sha256: str, format: str | None, head: str | None, label: str
+    ) -> LogProbs | None:
+        """The run of a row, from the store or made and kept now; `None` without a store."""
+        if self.store is None:
+            return None
+        part = self.part
+        assert part is not None
+        key = {
+            "tritlab": _native.__version__,
+            "model": sha256,
+            "format": format or FILE,
+            "head": head,
+            "ids": hashlib.sha256(part.ids.astype("<i4").tobytes()).hexdigest(),
+            "context": part.context,
+            "type": self.store_type,
+        }
+        digest = hashlib.sha256(to_json(key, indent=None).encode()).hexdigest()
+        folder = self.store / f"{format or FILE}-{digest[:16]}"
+        if folder.exists():
+            run = LogProbs.open(folder)
+            self.reused.append(label)
+        else:
+            run = LogProbs.write(
+                folder,
+                model,
+                part.ids,
+                context=part.context,
+                dtype=self.store_type,
+                progress=self.reporter.step(label, "store"),
+            )
+        self.errors[label] = run.error
+        return run
 
     def _load(self, path: Path, format: str | None, head: str | None, name: str) -> Model:
         n_prompt, n_gen, _ = self.bench

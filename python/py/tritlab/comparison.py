@@ -7,7 +7,7 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -18,7 +18,7 @@ from tritlab import _models, _native, machine, receipt
 from tritlab._extras import plots_missing
 from tritlab._files import to_json, write_atomic
 from tritlab._formats import FILE, names, parse_format
-from tritlab._native import FormatError, Model, ShapeError
+from tritlab._native import EvaluationError, FormatError, Model, ShapeError
 from tritlab._progress import Reporter, reporter_for
 from tritlab._row import Row
 from tritlab._run import Run
@@ -268,6 +268,8 @@ def compare(
     n_prompt: int = 512,
     n_gen: int = 64,
     repetitions: int = 3,
+    store: str | os.PathLike[str] | None = None,
+    store_type: str = "f32",
     threads: int | None = None,
     backend: str | None = None,
     progress: bool | Reporter = True,
@@ -290,6 +292,10 @@ def compare(
         n_prompt: Tokens of the timed prefill.
         n_gen: Tokens of the timed decode.
         repetitions: Timed repetitions; medians are reported.
+        store: Folder in which each row's log-probabilities are kept (see `LogProbs`): a later
+            comparison on the same text takes them from there, runs no model over it twice, and has
+            the same numbers. Each row takes scored tokens · vocabulary · 4 bytes.
+        store_type: "f32", or "f16": half the space, with an error that is measured and said.
         threads: Number of threads; `None` leaves it as it is.
         backend: Backend; `None` leaves it as it is.
         progress: Whether to show a bar.
@@ -310,6 +316,8 @@ def compare(
     base = parse_format(reference)
     if not wanted:
         raise FormatError("no format to compare; give at least one")
+    if store_type not in ("f32", "f16"):
+        raise EvaluationError(f"store_type: expected f32 or f16, found {store_type!r}")
     corpus = Corpus.read(text)
     if threads is not None:
         _native.set_threads(threads)
@@ -324,7 +332,7 @@ def compare(
             raise FormatError(f"a row of another model cannot be called {label!r}, as a format is")
         where, name = (other, None) if isinstance(other, (str, os.PathLike)) else other
         also.append((label, os.fspath(where), _models.resolve(where), parse_format(name)))
-    settings = {
+    settings: dict[str, Any] = {
         "formats": [FILE if name is None else name for name in order],
         "reference": FILE if base is None else base,
         "head": head,
@@ -351,6 +359,8 @@ def compare(
         bench=(n_prompt, n_gen, repetitions),
         reporter=reporter,
         command=command,
+        store=None if store is None else Path(store),
+        store_type=store_type,
     )
     reporter.start(len(order) + len(also))
     try:
@@ -362,6 +372,13 @@ def compare(
         reporter.stop()
     assert run.part is not None
     rows = run.rows
+    if store is not None:
+        settings["store"] = {
+            "folder": os.fspath(store),
+            "type": store_type,
+            "reused": run.reused,
+            "errors": {label: asdict(error) for label, error in run.errors.items()},
+        }
     return Comparison(
         rows=rows,
         model=run.model | run.facts,

@@ -123,6 +123,8 @@ class Measured:
     arrays: Evaluation
     fingerprint: str
     """SHA-256 of the logits of the text's first tokens: `FINGERPRINT_TOKENS`, or one window."""
+    stored: str | None = None
+    """Type of the stored log-probabilities that the numbers are of, "f32" or "f16"."""
 
 
 def measure(
@@ -130,21 +132,42 @@ def measure(
     part: Slice,
     reference: Model | LogProbs | None = None,
     progress: Progress | None = None,
+    *,
+    run: LogProbs | None = None,
 ) -> Measured:
-    """Evaluate a model on a slice, beside a reference that runs or that was stored."""
-    if isinstance(reference, LogProbs):
+    """Evaluate a model on a slice, beside a reference that runs or that was stored.
+
+    `run` is the model's own stored run, beside which the reference must be stored too: the model
+    then runs for its fingerprint only.
+    """
+    stored = None
+    if run is not None:
+        run.require_slice(part)
+        assert not isinstance(reference, Model)
+        arrays = run.own() if reference is None else reference.evaluate(run, part, progress)
+        stored = run.dtype
+    elif isinstance(reference, LogProbs):
         arrays = reference.evaluate(model, part, progress)
+        stored = reference.dtype
     else:
         arrays = model.evaluate(
             part.ids, context=part.context, reference=reference, progress=progress
         )
     mark = model.fingerprint(part.ids[: min(FINGERPRINT_TOKENS, part.context)])
-    return Measured(quality(arrays), arrays, mark)
+    return Measured(quality(arrays), arrays, mark, stored)
 
 
 def digest(values: Any) -> str:
     """SHA-256 of an array's values as little-endian float64."""
     return hashlib.sha256(np.asarray(values).astype("<f8").tobytes()).hexdigest()
+
+
+def imatrix_sha256(imatrix: Imatrix) -> str:
+    """SHA-256 of what an importance matrix says: names and values, not its file."""
+    seen = hashlib.sha256()
+    for name, values in sorted(imatrix.arrays().items()):
+        seen.update(f"{name}\0{len(values)}\0".encode() + values.astype("<f4").tobytes())
+    return seen.hexdigest()
 
 
 def collect_imatrix(

@@ -1,7 +1,8 @@
-"""Log-probabilities of a reference run, kept on disk and used again for later models.
+"""Log-probabilities of a run, kept on disk and used again: of a reference, or of any model.
 
 Beside a model in memory nothing need be stored: two models run in lock-step. A store is for a
-reference that is slow, or too large to be loaded beside what is compared with it.
+reference that is slow, or too large to be loaded beside what is compared with it, and for models
+that are compared more than once.
 
 "f32" keeps the logits as the model gave them, and the float64 logarithm of the sum of their
 exponentials per position: from both the log-probabilities come out as in a lock-step run, so that a
@@ -62,7 +63,7 @@ class StoreError:
 
 
 class LogProbs:
-    """A stored reference run: give it as `reference` to `tritlab.perplexity`.
+    """A stored run: give it as `reference` to `tritlab.perplexity`.
 
         kept = tl.LogProbs.write("reference", model, Path("book.txt"), context=512, chunks=8)
         tl.perplexity(other, Path("book.txt"), reference=kept, context=512, chunks=8)
@@ -174,54 +175,78 @@ class LogProbs:
             values -= self._log_sums[start:stop, None]
         return values
 
-    def evaluate(
-        self, model: Model, part: Slice | None = None, progress: Progress | None = None
-    ) -> Evaluation:
-        """Score `model` against the stored run: what `Model.evaluate` with a reference gives.
-
-        `EvaluationError` if `part` is not what was stored, or the vocabularies differ.
-        """
-        if part is not None and (
-            part.context != self.context or not np.array_equal(part.ids, self._ids)
-        ):
+    def require_slice(self, part: Slice) -> None:
+        """Raise `EvaluationError` unless `part` is the text that was stored."""
+        if part.context != self.context or not np.array_equal(part.ids, self._ids):
             raise EvaluationError(
                 f"{self.folder} holds {len(self._ids)} tokens in windows of {self.context}, "
                 f"not these {len(part.ids)} in windows of {part.context}; text, context and chunks "
                 "must be those of the store"
             )
-        if model.n_vocab != self._values.shape[1]:
+
+    def own(self) -> Evaluation:
+        """Score the stored run by itself: what `Model.evaluate` without a reference gives."""
+        return {
+            "n_chunks": len(self._ids) // self.context,
+            "nll": self._nll,
+            "token": self._ids[self._positions()],
+            "position": self._positions(),
+        }
+
+    def _positions(self) -> npt.NDArray[np.int64]:
+        """Index of every scored token: those of the second half of each window but its first."""
+        windows = len(self._ids) // self.context
+        scored = np.arange(self.context // 2 + 1, self.context, dtype=np.int64)
+        return (np.arange(windows)[:, None] * self.context + scored).reshape(-1)
+
+    def evaluate(
+        self, model: Model | LogProbs, part: Slice | None = None, progress: Progress | None = None
+    ) -> Evaluation:
+        """Score `model`, which may be stored too, against the stored run.
+
+        It is what `Model.evaluate` with a reference gives. `EvaluationError` if `part` is not what
+        was stored, or texts or vocabularies differ.
+        """
+        if part is not None:
+            self.require_slice(part)
+        vocabulary = model._values.shape[1] if isinstance(model, LogProbs) else model.n_vocab
+        if vocabulary != self._values.shape[1]:
             raise EvaluationError(
                 f"{self.folder} has a vocabulary of {self._values.shape[1]} tokens, "
-                f"the model of {model.n_vocab}"
+                f"the model of {vocabulary}"
             )
+        if isinstance(model, LogProbs) and not (
+            model.context == self.context and np.array_equal(model._ids, self._ids)
+        ):
+            raise EvaluationError(f"{self.folder} and {model.folder} hold runs of other texts")
         columns: dict[str, list[Any]] = defaultdict(list)
         windows = len(self._ids) // self.context
         scored = self.context - 1 - self.context // 2
         for w in range(windows):
             if progress is not None:
                 progress(w, windows, "evaluate")
-            position, logits = _window(model, self._ids, self.context, w)
-            tokens = self._ids[position]
-            for at in range(0, scored, _ROWS):
-                rows = slice(at, min(at + _ROWS, scored))
-                first = w * scored
-                reference = self.log_probs(first + rows.start, first + rows.stop)
-                own = logits[rows].astype(np.float64)
-                own -= _log_sum_exp(own)[:, None]
-                columns["nll"].append(-own[np.arange(len(own)), tokens[rows]])
-                columns["kl"].append(np.maximum(_kl(reference, own), 0.0))
             kept = slice(w * scored, (w + 1) * scored)
-            columns["same_top"].append(logits.argmax(axis=1) == self._top[kept])
-            columns["token"].append(tokens)
-            columns["position"].append(position)
+            if isinstance(model, LogProbs):
+                own = model.log_probs
+                columns["nll"].append(model._nll[kept])
+                columns["same_top"].append(model._top[kept] == self._top[kept])
+            else:
+                position, logits = _window(model, self._ids, self.context, w)
+                own = _Run(logits, kept.start).log_probs
+                columns["same_top"].append(logits.argmax(axis=1) == self._top[kept])
+            for at in range(kept.start, kept.stop, _ROWS):
+                end = min(at + _ROWS, kept.stop)
+                mine = own(at, end)
+                columns["kl"].append(np.maximum(_kl(self.log_probs(at, end), mine), 0.0))
+                if not isinstance(model, LogProbs):
+                    tokens = self._ids[position[at - kept.start : end - kept.start]]
+                    columns["nll"].append(-mine[np.arange(len(mine)), tokens])
         if progress is not None:
             progress(windows, windows, "evaluate")
         arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
         return {
-            "n_chunks": windows,
+            **self.own(),
             "nll": arrays["nll"],
-            "token": arrays["token"],
-            "position": arrays["position"],
             "ref_nll": self._nll,
             "kl": arrays["kl"],
             "same_top": arrays["same_top"],
@@ -234,21 +259,41 @@ class LogProbs:
         return f"<LogProbs {self.folder}: {n} positions of {vocab} tokens, {self.dtype}>"
 
 
+class _Run:
+    """Logits of the scored rows from `first` on, float32 [n, vocab], read as a store is."""
+
+    def __init__(self, logits: npt.NDArray[np.float32], first: int) -> None:
+        self._logits, self._first = logits, first
+
+    def log_probs(self, start: int, stop: int) -> Floats:
+        own: Floats = self._logits[start - self._first : stop - self._first].astype(np.float64)
+        own -= _log_sum_exp(own)[:, None]
+        return own
+
+
+def read_window(
+    model: Model, ids: npt.NDArray[np.int32], context: int, window: int
+) -> npt.NDArray[np.int32]:
+    """Ids of a window as they are read: a model that begins texts with BOS gets it first.
+
+    It takes the place of the window's first token, as in llama.cpp.
+    """
+    read = ids[window * context : (window + 1) * context].copy()
+    bos = _bos(model)
+    if bos is not None:
+        read[0] = bos
+    return read
+
+
 def _window(
     model: Model, ids: npt.NDArray[np.int32], context: int, window: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Scored positions of a window, and the logits that predict them, float32 [scored, vocab].
 
-    llama.cpp's convention: the second half is scored, and a model that begins texts with BOS gets
-    it in place of the window's first token.
+    llama.cpp's convention: the second half is scored.
     """
-    first = window * context
-    read = ids[first : first + context].copy()
-    bos = _bos(model)
-    if bos is not None:
-        read[0] = bos
-    half = context // 2
-    logits = model.logits(read)[half : context - 1]
+    first, half = window * context, context // 2
+    logits = model.logits(read_window(model, ids, context, window))[half : context - 1]
     return np.arange(first + half + 1, first + context, dtype=np.int64), logits
 
 

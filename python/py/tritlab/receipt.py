@@ -19,7 +19,16 @@ import numpy as np
 from tritlab import _models, _native, pair
 from tritlab._files import model_files, sha256_model
 from tritlab.errors import ReceiptError
-from tritlab.evaluation import FINGERPRINT_TOKENS, Corpus, Measured, Slice, cut, digest, measure
+from tritlab.evaluation import (
+    FINGERPRINT_TOKENS,
+    Corpus,
+    Measured,
+    Slice,
+    cut,
+    digest,
+    imatrix_sha256,
+    measure,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,19 +80,25 @@ def text_facts(corpus: Corpus, part: Slice) -> dict[str, Any]:
 
 
 def results(measured: Measured) -> dict[str, Any]:
-    """The numbers that a re-run must reproduce."""
-    q = measured.quality
-    found: dict[str, Any] = {
-        "fingerprint": measured.fingerprint,
-        "scored": q.scored,
-        "nll_sha256": digest(measured.arrays["nll"]),
+    """The numbers that a re-run must reproduce.
+
+    Of a stored run the per-token values are not those of a run in lock-step to the last bit, and
+    have no hashes; rounded to f16, their KL is another one, and none is promised.
+    """
+    q, stored = measured.quality, measured.stored
+    found: dict[str, Any] = {"fingerprint": measured.fingerprint, "scored": q.scored}
+    if stored is None:
+        found["nll_sha256"] = digest(measured.arrays["nll"])
+    found |= {
         "mean_nll": q.nll.value,
         "perplexity": q.perplexity.value,
         "perplexity_error": q.perplexity.error,
     }
     if q.against is not None:
-        found["kl_sha256"] = digest(measured.arrays["kl"])
-        found["kl_mean"] = q.against.kl.value
+        if stored is None:
+            found["kl_sha256"] = digest(measured.arrays["kl"])
+        if stored != "f16":
+            found["kl_mean"] = q.against.kl.value
         found["same_top"] = q.against.same_top.value
     return found
 
@@ -102,12 +117,14 @@ def make(
     reference_model: dict[str, Any] | None = None,
     i2_s: str = "I2_S",
     overrides: dict[str, str] | None = None,
+    imatrix: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Build the receipt of one evaluation that has just been made, or of its `results`.
 
     `format`, `overrides` and `reference` are what `Model.load` was asked for ("file" for the file's
     own types); `reference` is `None` where there was no comparison, `reference_model` where the
-    reference was of the same file. `i2_s` is the order of I2_S codes, of both.
+    reference was of the same file. `i2_s` is the order of I2_S codes, of both; `imatrix` the
+    `source` and the `sha256` (`evaluation.imatrix_sha256`) of the importance matrix, of both.
     """
     return {
         "schema": SCHEMA,
@@ -118,6 +135,7 @@ def make(
         "format": "file" if format is None else format,
         "head": head,
         "overrides": overrides,
+        "imatrix": imatrix,
         "reference": reference,
         "reference_head": reference_head,
         "reference_model": reference_model,
@@ -127,6 +145,7 @@ def make(
         "seed": None,  # nothing is sampled in an evaluation
         "versions": versions(),
         "machine": dict(_native.machine()),
+        "stored": None if isinstance(measured, dict) else measured.stored,
         "fingerprint_tokens": min(FINGERPRINT_TOKENS, int(text["context"])),
         "results": measured if isinstance(measured, dict) else results(measured),
     }
@@ -175,9 +194,7 @@ def rerun(
     the files are now; by default they are looked for as recorded, then in `folder`.
     """
     checks: list[Check] = []
-    loaded: dict[
-        tuple[str, str, str | None, str], _native.Model
-    ] = {}  # the reference, kept while it is the same
+    loaded: dict[tuple[Any, ...], _native.Model] = {}  # the reference, kept while it is the same
     for number, item in enumerate(receipts):
         other = item.get("reference_model")
         # `model` is where the model of the comparison is; a row of another model has its own.
@@ -189,21 +206,25 @@ def rerun(
             _same("reference model", other, sha256_model(ref_path))
         _same("text", item["text"], corpus.sha256)
         context = int(item["text"]["context"])
-        i2_s = item.get("i2_s", "I2_S")  # older receipts have none
+        common = {
+            "context": context,
+            "i2_s": item.get("i2_s", "I2_S"),  # older receipts have none
+            "imatrix": _imatrix(item.get("imatrix"), folder),
+        }
 
         if progress is not None:
             progress(number, len(receipts), f"{item['label']}: loading")
         reference = None
         if item["reference"] is not None:
-            key = (str(ref_path), item["reference"], item["reference_head"], i2_s)
+            facts = item.get("imatrix")
+            asked = item["reference"], item["reference_head"], common["i2_s"]
+            key = (str(ref_path), *asked, facts and facts["sha256"])
             if key not in loaded:
                 loaded.clear()
-                loaded[key] = _load(
-                    ref_path, item["reference"], item["reference_head"], context, i2_s
-                )
+                loaded[key] = _load(ref_path, item["reference"], item["reference_head"], common)
             reference = loaded[key]
-        overrides = item.get("overrides")
-        subject = _load(path, item["format"], item["head"], context, i2_s, overrides)
+        common["overrides"] = item.get("overrides")
+        subject = _load(path, item["format"], item["head"], common)
         part = cut(corpus.tokenize(subject), context, int(item["text"]["windows"]))
         if progress is not None:
             progress(number, len(receipts), f"{item['label']}: evaluating")
@@ -211,35 +232,36 @@ def rerun(
         del subject
         for name, recorded in item["results"].items():
             value = now.get(name)
-            checks.append(Check(item["label"], name, recorded, value, _equal(recorded, value)))
+            equal = _equal(recorded, value, 1e-12 if item.get("stored") is None else 1e-9)
+            checks.append(Check(item["label"], name, recorded, value, equal))
     return checks
 
 
-def _load(
-    path: Path,
-    format: str,
-    head: str | None,
-    context: int,
-    i2_s: str,
-    overrides: dict[str, str] | None = None,
-) -> _native.Model:
-    return _native.Model.load(
-        path,
-        None if format == "file" else format,
-        head=head,
-        overrides=overrides,
-        context=context,
-        i2_s=i2_s,
-    )
+def _load(path: Path, format: str, head: str | None, common: dict[str, Any]) -> _native.Model:
+    return _native.Model.load(path, None if format == "file" else format, head=head, **common)
 
 
-def _equal(recorded: Any, now: Any) -> bool:
+def _imatrix(facts: dict[str, str] | None, folder: Path | None) -> _native.Imatrix | None:
+    """The importance matrix of a receipt: in its folder, or where it was."""
+    if facts is None:
+        return None
+    places = [folder / facts["source"]] if folder else []
+    path = next((p for p in (*places, Path(facts["source"])) if p.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"no importance matrix {facts['source']} beside the receipt")
+    found = _native.Imatrix.read(path)
+    _same("importance matrix", facts, imatrix_sha256(found))
+    return found
+
+
+def _equal(recorded: Any, now: Any, rel_tol: float) -> bool:
     if recorded is None:
         return now is None or (isinstance(now, float) and not math.isfinite(now))
     if isinstance(recorded, float) and isinstance(now, (int, float)):
         # exp and sqrt come from the platform's libm and may differ in the last place; the
-        # per-token values behind them are compared bit by bit through their hashes.
-        return math.isclose(recorded, now, rel_tol=1e-12, abs_tol=0.0)
+        # per-token values behind them are compared bit by bit through their hashes. Of a stored run
+        # those are sums in another order, and a mean KL of almost nothing is a difference of them.
+        return math.isclose(recorded, now, rel_tol=rel_tol, abs_tol=1e-12 if rel_tol > 1e-12 else 0)
     return bool(recorded == now)
 
 

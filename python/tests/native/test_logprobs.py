@@ -182,3 +182,127 @@ def test_the_command_keeps_and_uses_a_store(smollm2, tmp_path):
     wrong = CliRunner().invoke(app, [*line[:-3], "--store", str(store)])
     assert wrong.exit_code == 2
     assert "needs --reference" in wrong.stderr
+
+
+@pytest.fixture
+def quick():
+    return {"context": 32, "chunks": None, "n_prompt": 4, "n_gen": 2, "repetitions": 1}
+
+
+def test_two_stored_runs_are_the_two_models(path, reference, kept, ids, tmp_path):
+    model = tl.Model.load(path, "Q8_0")
+    other = tl.LogProbs.write(tmp_path / "other", model, ids, context=32)
+    part = cut(ids, 32, None)
+    lock_step = model.evaluate(part.ids, 32, reference)
+    same(lock_step, kept.evaluate(other, part))
+    alone = model.evaluate(part.ids, 32)
+    own = other.own()
+    assert set(own) == set(alone)
+    for name in ("token", "position"):
+        assert np.array_equal(own[name], alone[name])
+    shorter = tl.LogProbs.write(tmp_path / "shorter", model, ids[:64], context=32)
+    with pytest.raises(tl.errors.EvaluationError, match="hold runs of other texts"):
+        kept.evaluate(shorter)
+
+
+def test_a_comparison_keeps_its_runs(path, ids, tmp_path, quick, monkeypatch):
+    from tritlab import receipt
+
+    store, formats = tmp_path / "runs", ["Q8_0", "TERNARY"]
+    settings = {**quick, "progress": False}
+    plain = tl.compare(path, formats, ids, **settings)
+    first = tl.compare(path, formats[:1], ids, store=store, **settings)
+    assert len(list(store.iterdir())) == 2
+    # What is stored is not run over the text again: only the new row is.
+    ran = []
+    logits = tl.Model.logits
+
+    def counted(self, *args, **kwargs):
+        ran.append(self.format)
+        return logits(self, *args, **kwargs)
+
+    class Counted:
+        """`Model`, whose classes cannot be patched, as the store sees it."""
+
+        def __init__(self, model):
+            self._model = model
+
+        def __getattr__(self, name):
+            return getattr(self._model, name)
+
+        def logits(self, ids):
+            return counted(self._model, ids)
+
+    from tritlab import logprobs
+
+    window = logprobs._window
+    monkeypatch.setattr(logprobs, "_window", lambda model, *rest: window(Counted(model), *rest))
+    later = tl.compare(path, formats, ids, store=store, **settings)
+    assert set(ran) == {"TERNARY"}
+    assert later.settings["store"]["reused"] == ["F16", "Q8_0"]
+    assert "those of F16, Q8_0 were there before" in later.to_markdown()
+    for stored in (first, later):
+        for row, other in zip(stored.rows, plain.rows, strict=False):
+            assert row.label == other.label
+            same(other.arrays, row.arrays)
+            assert row.kl.value == pytest.approx(other.kl.value, rel=1e-12, abs=1e-12)
+            assert row.receipt["results"]["fingerprint"] == other.receipt["results"]["fingerprint"]
+    assert plain.settings.get("store") is None
+    # A receipt of stored numbers holds what a run in lock-step gives again.
+    item = later.rows[1].receipt
+    assert item["stored"] == "f32"
+    assert "kl_sha256" not in item["results"]
+    monkeypatch.undo()
+    monkeypatch.setattr(receipt, "_text_path", lambda *_: ids)
+    checks = receipt.rerun([row.receipt for row in later.rows])
+    assert {c.name for c in checks} >= {"kl_mean", "same_top", "mean_nll"}
+    assert [c for c in checks if not c.equal] == []
+    # Another text has other runs, and the same folder.
+    tl.compare(path, formats[:1], ids[:64], store=store, **settings)
+    assert len(list(store.iterdir())) == 5
+
+
+def test_a_comparison_in_f16_says_its_error(path, ids, tmp_path, quick):
+    settings = {**quick, "progress": False}
+    plain = tl.compare(path, ["Q4_0"], ids, **settings)
+    got = tl.compare(path, ["Q4_0"], ids, store=tmp_path, store_type="f16", **settings)
+    errors = got.settings["store"]["errors"]
+    assert errors["Q4_0"]["max_abs"] > 0
+    gap = abs(got.rows[1].kl.value - plain.rows[1].kl.value)
+    assert 0 < gap < 4 * max(e["kl_max"] + e["mean_abs"] for e in errors.values())
+    assert got.rows[1].quality.nll.value == pytest.approx(
+        plain.rows[1].quality.nll.value, rel=1e-12
+    )
+    assert "as f16, which changes KL; the most in" in got.to_markdown()
+    assert "kl_mean" not in got.rows[1].receipt["results"]
+    with pytest.raises(tl.errors.EvaluationError, match="store_type: expected f32 or f16, found"):
+        tl.compare(path, ["Q4_0"], ids, store=tmp_path, store_type="f8", **settings)
+
+
+def test_the_command_compares_with_a_store(tmp_path):
+    from typer.testing import CliRunner
+
+    from tritlab.cli import app
+
+    line = [
+        "compare",
+        "pair-full",
+        "-t",
+        "persuasion",
+        "-f",
+        "Q4_0",
+        "-c",
+        "32",
+        "-n",
+        "2",
+        "--json",
+    ]
+    line += ["-p", "4", "-g", "2", "--repetitions", "1", "-o", str(tmp_path / "out")]
+    plain = CliRunner().invoke(app, line)
+    assert plain.exit_code == 0, plain.stderr
+    first = CliRunner().invoke(app, [*line, "--store", str(tmp_path / "runs")])
+    again = CliRunner().invoke(app, [*line, "--store", str(tmp_path / "runs")])
+    assert again.exit_code == 0, again.stderr
+    kls = [json.loads(r.stdout)["records"][1]["kl_nats"] for r in (plain, first, again)]
+    assert kls[1] == kls[2] == pytest.approx(kls[0], rel=1e-12)
+    assert json.loads(again.stdout)["settings"]["store"]["reused"] == ["F16", "Q4_0"]

@@ -60,6 +60,18 @@ def compare(
     repetitions: Annotated[
         int, typer.Option("--repetitions", min=1, metavar="N", help="Timed repetitions.")
     ] = 3,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            "--store",
+            metavar="FOLDER",
+            help="Keep each row's log-probabilities here, and use those that are.",
+            show_default=False,
+        ),
+    ] = None,
+    store_type: Annotated[
+        str, typer.Option("--store-type", metavar="f32|f16", help="f16 rounds, and says how much.")
+    ] = "f32",
     head: HeadOption = None,
     threads: ThreadsOption = None,
     backend: BackendOption = None,
@@ -75,6 +87,7 @@ def compare(
       tritlab compare smollm2 --text book.txt
       tritlab compare my.gguf -t book.txt -f F16,Q8_0,Q4_0,TQ2_0 --chunks 0 -o results
       tritlab compare full.gguf -t book.txt --also trained=ternary.gguf
+      tritlab compare my.gguf -t book.txt -f Q4_K --store runs   # later formats: F16 is there
       tritlab compare my.gguf -t book.txt --reference file --json | jq '.records[].kl_nats'
     """
     from tritlab import comparison
@@ -99,6 +112,8 @@ def compare(
             n_prompt=prompt,
             n_gen=gen,
             repetitions=repetitions,
+            store=store,
+            store_type=store_type,
             threads=threads,
             backend=backend,
             progress=reporter(),

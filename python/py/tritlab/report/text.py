@@ -176,11 +176,28 @@ def footnotes(comparison: Comparison) -> list[str]:
         f"{comparison.machine['backend']}; memory read at {comparison.bandwidth / 1e9:.1f} GB/s "
         "here, the limit of decode.",
     ]
+    lines += store_sentence(comparison)
     lines += pairs_sentence(comparison)
     seen = dict.fromkeys(row.note for row in comparison.rows if row.note and not row.is_reference)
     lines += [f"* {note}." for note in seen]
     lines += [f"† {label}: {reason}." for label, reason in comparison.impossible.items()]
     return lines
+
+
+def store_sentence(comparison: Comparison) -> list[str]:
+    """Where log-probabilities were kept, and what that changed."""
+    store = comparison.settings.get("store")
+    if store is None:
+        return []
+    said = f"Log-probabilities are kept in {store['folder']} as {store['type']}"
+    if store["reused"]:
+        said += f"; those of {', '.join(store['reused'])} were there before"
+    if store["type"] == "f32":
+        return [f"{said}."]
+    from tritlab.logprobs import StoreError
+
+    worst = max(store["errors"].items(), key=lambda item: item[1]["kl_max"])
+    return [f"{said}, which changes KL; the most in {worst[0]}: {StoreError(**worst[1])}."]
 
 
 def pairs_sentence(comparison: Comparison) -> list[str]:
