@@ -14,6 +14,7 @@ tl.perplexity(m, text)
 tl.compare("model.gguf", ["F16", "Q8_0", "Q4_0", "TERNARY"], text)
 tl.sweep("grid.yaml", "results")           # models x formats x activations x texts x seeds
 tl.search("model.gguf", text, budget="60MB")  # a format for each tensor, by measurement
+tl.layers("model.gguf", text, "Q4_K")      # what a format does to each layer, to explore
 tl.convert("folder", "model.gguf")         # Hugging Face folder to GGUF, or back
 tl.verify("folder", "model.gguf")          # the same weights? or the first that differs
 full, ternary = tl.load_pair()             # two small models, one trained in ternary
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from tritlab import pair, testing
     from tritlab.comparison import compare, perplexity
     from tritlab.evaluation import collect_imatrix as imatrix
+    from tritlab.layerwise import layers
     from tritlab.logprobs import LogProbs
     from tritlab.pair import load_pair
     from tritlab.precision import search
@@ -83,6 +85,7 @@ __all__ = [
     "formats",
     "imatrix",
     "kernels",
+    "layers",
     "load_pair",
     "machine",
     "packings",
@@ -189,6 +192,10 @@ def __getattr__(name: str) -> Any:
         from tritlab.precision import search
 
         return search
+    if name == "layers":
+        from tritlab.layerwise import layers
+
+        return layers
     if name == "Recipe":
         from tritlab.recipe import Recipe
 

@@ -18,6 +18,8 @@ _EXTRAS = {
     "distributed": "dask",
     "ray": "ray",
     "ray.util.joblib": "ray",
+    "anywidget": "widget",
+    "traitlets": "widget",
 }
 _PACKAGES = {"yaml": "PyYAML"}
 

@@ -87,12 +87,52 @@ class Recipe:
         write_atomic(Path(path), to_json(self.to_dict()) + "\n")
 
 
+_GGML_TYPES = frozenset(
+    [
+        "f32",
+        "f16",
+        "bf16",
+        "q4_0",
+        "q4_1",
+        "q5_0",
+        "q5_1",
+        "q8_0",
+        "q2_k",
+        "q3_k",
+        "q4_k",
+        "q5_k",
+        "q6_k",
+        "iq1_s",
+        "iq1_m",
+        "iq2_xxs",
+        "iq2_xs",
+        "iq2_s",
+        "iq3_xxs",
+        "iq3_s",
+        "iq4_nl",
+        "iq4_xs",
+        "tq1_0",
+        "tq2_0",
+        "mxfp4",
+    ]
+)
+
+
 def tensor_types(formats: Iterable[tuple[str, str]]) -> str:
     """Text for llama-quantize's `--tensor-type-file`: one tensor per line, each name exactly once.
 
-    `formats` are pairs of GGUF's name of a tensor and a type.
+    `formats` are pairs of GGUF's name of a tensor and a type. The grammar is that of llama.cpp's
+    tools/quantize/quantize.cpp and src/llama-quant.cpp: words apart by white space, without
+    comments; up to the first "=" a regular expression of ECMAScript, put into small letters, which
+    is searched for in the tensor's name; after it the name of a ggml type, in any case. The first
+    that matches decides. Types that ggml has not (other projects' packings) can't be said: such a
+    tensor is left out, and llama.cpp cannot read its file either.
     """
-    return "".join(f"^{re.escape(name)}$={kind.lower()}\n" for name, kind in formats)
+    return "".join(
+        f"^{re.escape(name)}$={kind.lower()}\n"
+        for name, kind in formats
+        if kind.lower() in _GGML_TYPES
+    )
 
 
 def arguments(recipe: Recipe | str | os.PathLike[str]) -> dict[str, Any]:

@@ -143,6 +143,53 @@ def test_what_is_ternary_stays(text):
     assert {unit.role for unit in found.sensitivity.units} <= {"embedding", "head"}
 
 
+def test_the_list_for_llama_quantize_has_what_is_ternary_too(text):
+    ternary = FIXTURES / "bitnet-gguf-tq2_0/model.gguf"
+    model = tl.Model.load(ternary)
+    found = tl.search(
+        ternary, text % model.n_vocab, budget="1000 bpw", formats="Q8_0", front=0, **SIZES
+    )
+    named = dict(line.rsplit("=", 1) for line in found.tensor_types.splitlines())
+    matrices = [t for t in model.tensors() if t["role"] != "norm"]
+    assert len(named) == len(matrices)
+    for tensor in matrices:
+        kind = named["^" + tensor["gguf_name"].replace(".", "\\.") + "$"]
+        own = found.chosen.formats.get(tensor["gguf_name"], tensor["file_type"])
+        assert kind == own.lower()
+    assert "tq2_0" in named.values()
+
+
+def test_an_importance_matrix_goes_into_every_rounding(path, text, tmp_path):
+    importance = tl.imatrix(tl.Model.load(path), text, context=32)
+    settings = {**SIZES, "formats": "Q4_0,Q5_1", "front": 0}
+    plain = tl.search(path, text, budget="5.3 bpw", store=tmp_path / "cells", **settings)
+    found = tl.search(
+        path, text, budget="5.3 bpw", imatrix=importance, store=tmp_path / "cells", **settings
+    )
+    assert found.reused == 0  # not one cell is that of plain weights
+    uniform = {c.label: c for c in found.candidates}["Q4_0"]
+    weighed = tl.Model.load(path, "Q4_0", imatrix=importance)
+    part = text[: 8 * 32]
+    kl = weighed.evaluate(part, context=32, reference=tl.Model.load(path))["kl"]
+    assert uniform.verification.kl == pytest.approx(np.mean(kl[len(kl) // 4 :]), rel=1e-12)
+    assert uniform.verification.kl != {c.label: c for c in plain.candidates}["Q4_0"].verification.kl
+    found.save(tmp_path / "out")  # the file is what was measured, or this is an error
+    content = json.loads((tmp_path / "out/recipe.json").read_text())
+    assert content["settings"]["imatrix"] == content["receipts"][0]["imatrix"]["sha256"]
+    # A re-run finds the matrix beside the recipe, and misses it.
+    from tritlab import receipt
+
+    receipts = receipt.read(tmp_path / "out/recipe.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(receipt, "_text_path", lambda *_: text)  # ids have no file
+        checks = receipt.rerun(receipts, folder=tmp_path / "out")
+        assert checks
+        assert all(check.equal for check in checks)
+        (tmp_path / "out/imatrix.gguf").unlink()
+        with pytest.raises(FileNotFoundError, match=r"no importance matrix imatrix\.gguf beside"):
+            receipt.rerun(receipts, folder=tmp_path / "out")
+
+
 def test_each_tensor_alone(path, text, tmp_path):
     from tritlab import precision
 

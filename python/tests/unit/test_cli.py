@@ -19,6 +19,7 @@ def run(fake, monkeypatch):
 COMMANDS = [
     "compare",
     "search",
+    "layers",
     "perplexity",
     "generate",
     "chat",

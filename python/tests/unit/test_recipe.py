@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -23,6 +24,44 @@ def test_a_list_for_llama_quantize_names_each_tensor_once(recipe):
         ("b", "F16"),
         ("c", "Q4_0"),
     )
+
+
+def llama_quantize(text, names):
+    """Types by tensor as llama-quantize reads a list: quantize.cpp and llama-quant.cpp, in Python.
+
+    Words; the first "=" divides; the pattern in small letters is searched for (std::regex_search,
+    ECMAScript), the type is a name of ggml_type_name in any case, and the first match decides.
+    """
+    known = "f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q2_K q3_K q4_K q5_K q6_K tq1_0 tq2_0 iq4_nl"
+    types = {name.lower(): name for name in known.split()}
+    rules = []
+    for word in text.split():
+        at = word.index("=")
+        assert 0 < at < len(word) - 1
+        pattern = "".join(chr(ord(c) + 32) if "A" <= c <= "Z" else c for c in word[:at])
+        # What both grammars read alike: letters, digits, anchors, an escaped dot.
+        assert re.fullmatch(r"\^([a-z0-9_]|\\\.)+\$", pattern)
+        rules.append((re.compile(pattern), types[word[at + 1 :].lower()]))
+    return {name: next((t for p, t in rules if p.search(name)), None) for name in names}
+
+
+def test_llama_quantize_reads_the_list_as_it_is_meant(recipe):
+    wanted = {
+        "token_embd.weight": "Q6_K",
+        "output.weight": "Q8_0",
+        "blk.0.attn_output.weight": "Q4_K",
+        "blk.1.ffn_down.weight": "IQ4_NL",
+        "blk.10.ffn_down.weight": "Q3_K",
+        "blk.11.ffn_down.weight": "TQ2_0",
+        "blk.1.attn_q.weight": "BF16",
+    }
+    text = recipe.tensor_types(wanted.items())
+    got = llama_quantize(text, [*wanted, "blk.1.attn_norm.weight"])
+    assert got.pop("blk.1.attn_norm.weight") is None
+    assert {name: kind.upper() for name, kind in got.items()} == wanted
+    assert "#" not in text  # a comment would be a malformed word
+    # What ggml has no name for cannot be said.
+    assert recipe.tensor_types([("blk.0.attn_q.weight", "I2_S"), ("a.weight", "U8")]) == ""
 
 
 def test_a_recipe_survives_its_file(recipe, tmp_path):

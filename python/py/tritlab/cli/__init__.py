@@ -14,6 +14,7 @@ for _command in (
     "compare",
     "sweep",
     "search",
+    "layers",
     "perplexity",
     "generate",
     "chat",

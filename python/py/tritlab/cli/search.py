@@ -10,6 +10,7 @@ import typer
 from tritlab._options import (
     BackendOption,
     ContextOption,
+    ImatrixOption,
     JsonOption,
     ModelArgument,
     TextOption,
@@ -87,6 +88,7 @@ def search(
         int,
         typer.Option("--front", min=0, metavar="N", help="Other budgets to solve and measure."),
     ] = 5,
+    imatrix: ImatrixOption = None,
     gguf: Annotated[bool, typer.Option("--gguf/--no-gguf", help="Write the model.")] = True,
     threads: ThreadsOption = None,
     backend: BackendOption = None,
@@ -107,6 +109,7 @@ def search(
       tritlab search smollm2 --text book.txt --budget 80MB
       tritlab search my-f16.gguf -t book.txt --budget "4.0 bpw" --sensitivity two -o results
       tritlab search my-f16.gguf -t book.txt --max-kl 0.02 --formats Q4_K,Q5_K,Q6_K,Q8_0
+      tritlab search my-f16.gguf -t book.txt --budget 80MB --imatrix importance.gguf
       tritlab quantize my-f16.gguf small.gguf --recipe tritlab-search/recipe.json
     """
     from typing import cast
@@ -132,6 +135,7 @@ def search(
         sensitivity=cast("precision.How", sensitivity),
         refine=refine,
         front=front,
+        imatrix=imatrix,
         store=out / "cells",
         threads=threads,
         backend=backend,

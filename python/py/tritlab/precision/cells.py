@@ -2,6 +2,10 @@
 
 A cell is named by the hash of everything its numbers depend on, and holds the hash of those
 numbers: another model, text or version finds nothing, and a damaged cell is measured again.
+
+Sweeps have a store of their own (`sweeps._store`). Its cells are rows of one table, which other
+programs read as Parquet, failures among them; these are nested values (sums of windows, histograms)
+of any kind of measurement, read by nobody else, and need no package beside NumPy.
 """
 
 from __future__ import annotations

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tritlab import _native, receipt
-from tritlab.evaluation import Slice, measure
+from tritlab import _models, _native, receipt
+from tritlab._formats import FILE
+from tritlab._native import Imatrix, Model
+from tritlab.evaluation import Corpus, Slice, cut, imatrix_sha256, measure
 from tritlab.precision.cells import Cells
 from tritlab.precision.sensitivity import Option, options
 
 if TYPE_CHECKING:
-    from tritlab._native import Model
     from tritlab._types import Evaluation, Progress
 
 
@@ -88,13 +91,54 @@ class Bench:
     own: Model
     """As the file has it."""
     reference: Model
+    imatrix: Imatrix | None = None
+    """Says which columns matter where linear layers change their format."""
+    imatrix_sha256: str | None = field(init=False)
     _ids: str = field(init=False)
+    _chain: tuple[int, Model] | None = field(default=None, init=False)
+    """How many layers of `up_to` are swapped, and the model."""
 
     def __post_init__(self) -> None:
         raw = np.asarray(self.part.ids).astype("<i4").tobytes()
         self._ids = hashlib.sha256(raw).hexdigest()
+        self.imatrix_sha256 = None if self.imatrix is None else imatrix_sha256(self.imatrix)
 
-    def _key(self, what: dict[str, Any], windows: int) -> dict[str, Any]:
+    @classmethod
+    def open(
+        cls,
+        model: str | os.PathLike[str] | Model,
+        corpus: Corpus,
+        reference: str | None,
+        context: int,
+        windows: int,
+        store: str | os.PathLike[str] | None,
+        imatrix: Imatrix | str | os.PathLike[str] | None = None,
+    ) -> Bench:
+        """Load a model and its reference, and take the first `windows` windows of a text, or all.
+
+        `EvaluationError` for a text shorter than one.
+        """
+        source = model.path if isinstance(model, Model) else os.fspath(model)
+        path = _models.resolve(source)
+        if not (imatrix is None or isinstance(imatrix, Imatrix)):
+            imatrix = Imatrix.read(imatrix)
+        common: dict[str, Any] = {"fallback": "llama.cpp", "context": context, "imatrix": imatrix}
+        own = Model.load(path, **common)
+        part = cut(corpus.tokenize(own), context, windows)
+        return cls(
+            facts=receipt.model_facts(source, path),
+            base=FILE if reference is None else reference,
+            part=part,
+            cells=Cells(None if store is None else Path(store)),
+            own=own,
+            reference=own if reference is None else Model.load(path, reference, **common),
+            imatrix=imatrix,
+        )
+
+    def key(self, what: dict[str, Any], windows: int) -> dict[str, Any]:
+        """What the numbers of a cell depend on: `what` was measured, and of what."""
+        if self.imatrix_sha256 is not None:
+            what = {**what, "imatrix": self.imatrix_sha256}
         return {
             "version": _native.__version__,
             "model": self.facts["sha256"],
@@ -128,15 +172,39 @@ class Bench:
         return self._outcome(what, names, self.part.windows, load, progress)
 
     def alone(
-        self, name: str, format: str, windows: int, progress: Callable[[str], Progress]
+        self, name: str, format: str | None, windows: int, progress: Callable[[str], Progress]
     ) -> Outcome:
         """The reference with one tensor in another format, on the first windows."""
-        what = {"alone": name, "format": format}
+        what = {"alone": name, "format": format or FILE}
 
         def load() -> Model:
             return self.reference.requantize({name: format}, progress=progress("quantise"))
 
         return self._outcome(what, [name], windows, load, progress)
+
+    def up_to(
+        self,
+        names: Sequence[str],
+        format: str | None,
+        windows: int,
+        progress: Callable[[str], Progress],
+    ) -> Outcome:
+        """The reference with several tensors in another format.
+
+        Called with one name more each time, each model is made of the one before.
+        """
+        what = {"up_to": list(names), "format": format or FILE}
+
+        def load() -> Model:
+            done, model = self._chain or (0, self.reference)
+            if done > len(names):
+                done, model = 0, self.reference
+            more = dict.fromkeys(names[done:], format)
+            model = model.requantize(more, progress=progress("quantise")) if more else model
+            self._chain = len(names), model
+            return model
+
+        return self._outcome(what, list(names), windows, load, progress)
 
     def _outcome(
         self,
@@ -162,7 +230,7 @@ class Bench:
                 "results": receipt.results(found),
             }
 
-        cell = self.cells.get(self._key(what, windows), make)
+        cell = self.cells.get(self.key(what, windows), make)
         return Outcome(
             {name: Option(*values) for name, values in cell["tensors"].items()},
             cell["total_bytes"],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tritlab import _native, receipt
 from tritlab._files import to_json, write_atomic
-from tritlab._native import Model
+from tritlab._native import Imatrix, Model
 from tritlab.errors import SearchError
 from tritlab.paired import Difference, difference
 from tritlab.precision.measuring import Part
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tritlab._types import Progress
+
+
+IMATRIX = "imatrix.gguf"
+"""Name of the importance matrix's file in a search's folder."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Search(Records):
     """Of the candidates within the budget (or the quality); the file as it is counts as uniform."""
     candidates: list[Candidate]
     sensitivity: Sensitivity
+    matrices: list[tuple[str, str]]
+    """Name and type in the file of every matrix, those included that nothing was chosen for."""
     front: list[tuple[int, float]]
     """Bytes and predicted KL of the best recipes for many budgets."""
     target: int | None
@@ -93,6 +99,8 @@ class Search(Records):
     versions: dict[str, str]
     command: str
     created: str
+    imatrix: Imatrix | None = None
+    """The importance matrix that every rounding went by."""
     reused: int = 0
     """Measurements that were taken from the store."""
     damaged: list[str] | None = None
@@ -134,6 +142,7 @@ class Search(Records):
                 reference_head=None,
                 measured=c.results,
                 overrides=c.formats,
+                imatrix=self._imatrix_facts,
             )
         ]
         return Recipe(
@@ -161,6 +170,12 @@ class Search(Records):
         )
 
     @property
+    def _imatrix_facts(self) -> dict[str, str] | None:
+        """Where `save` puts the importance matrix, beside the recipe, and what it says."""
+        digest = self.settings["imatrix"]
+        return None if digest is None else {"source": IMATRIX, "sha256": digest}
+
+    @property
     def windows(self) -> dict[str, list[int]]:
         """Which windows of the text were used for what: first, and the one after the last."""
         n = self.settings["chunks"]
@@ -168,11 +183,13 @@ class Search(Records):
 
     @property
     def tensor_types(self) -> str:
-        """Text for llama-quantize's `--tensor-type-file`: every matrix, changed or not."""
-        units = self.sensitivity.units
-        return tensor_types(
-            (unit.name, self.chosen.formats.get(unit.name, unit.file_type)) for unit in units
-        )
+        """Text for llama-quantize's `--tensor-type-file`: every matrix, changed or not.
+
+        The type after the file's name, which is for what no line names, must be a quantised one:
+        with F16, or with `--pure`, llama-quantize reads no list.
+        """
+        chosen = self.chosen.formats
+        return tensor_types((name, chosen.get(name, own)) for name, own in self.matrices)
 
     def to_markdown(self) -> str:
         """Table of all candidates, with the sentences that it must not be shown without."""
@@ -241,7 +258,9 @@ class Search(Records):
 
         Raises `SearchError` if its logits have another fingerprint than the recipe had.
         """
-        report = _native.quantize_gguf(self.path, path, recipe=self.recipe, progress=progress)
+        report = _native.quantize_gguf(
+            self.path, path, recipe=self.recipe, imatrix=self.imatrix, progress=progress
+        )
         mark = Model.load(path, context=self.settings["context"]).fingerprint(self.ids)
         expected = self.chosen.results["fingerprint"]
         if mark != expected:
@@ -254,6 +273,7 @@ class Search(Records):
     def save(self, folder: str | os.PathLike[str], *, gguf: bool = True) -> Path:
         """Write recipe.json, model.gguf, tensor-types.txt, tables, PNG figures and report.html.
 
+        And imatrix.gguf, where one was used: `quantize --recipe` wants it too.
         Each file is whole or absent; the folder is made. Returns the path of the report.
         """
         from tritlab.report import figures
@@ -261,6 +281,8 @@ class Search(Records):
 
         out = Path(folder)
         out.mkdir(parents=True, exist_ok=True)
+        if self.imatrix is not None:
+            self.imatrix.save(out / IMATRIX)
         self.recipe.save(out / "recipe.json")
         write_atomic(out / "tensor-types.txt", self.tensor_types)
         if gguf:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from tritlab import _models, _native, machine, receipt
+from tritlab import _native, machine, receipt
 from tritlab._formats import FILE, is_ternary, parse_format
-from tritlab._native import Model
+from tritlab._native import Imatrix, Model
 from tritlab._progress import Reporter, reporter_for
 from tritlab.errors import FormatError, SearchError
-from tritlab.evaluation import FINGERPRINT_TOKENS, Corpus, Text, cut
+from tritlab.evaluation import FINGERPRINT_TOKENS, Corpus, Text
 from tritlab.precision.budget import parse_budget
-from tritlab.precision.cells import Cells
 from tritlab.precision.knapsack import least_cost, least_size, require_solver
 from tritlab.precision.measuring import Bench, Outcome
 from tritlab.precision.result import Candidate, Search
@@ -48,6 +47,7 @@ def search(
     sensitivity: How = "one",
     refine: int = 3,
     front: int = 5,
+    imatrix: Imatrix | str | os.PathLike[str] | None = None,
     store: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     backend: str | None = None,
@@ -76,6 +76,8 @@ def search(
             "exhaustive" (all). The cost in others follows from the error in the weights.
         refine: Most times that costs are fitted again to what was measured.
         front: Other budgets that are solved and measured, for the Pareto front.
+        imatrix: An importance matrix, or its file, for every rounding; best of another text than
+            recipes are compared on. Weight errors stay those of plain weights.
         store: Folder in which measurements are kept; the same search later, or with another budget,
             takes them from there.
         threads: Number of threads; `None` leaves it as it is.
@@ -126,7 +128,8 @@ def search(
     }
     reporter = reporter_for(progress, "step")
     corpus = Corpus.read(text)
-    bench = _bench(model, corpus, reference, context, (chunks, verify_chunks), store)
+    bench = _bench(model, corpus, reference, context, (chunks, verify_chunks), store, imatrix)
+    settings["imatrix"] = bench.imatrix_sha256
     own, part = bench.own, bench.part
     target = None if budget is None else parse_budget(budget, own.n_params)
     run = _Run(bench, units(own.tensors()), names, chunks, sensitivity, reporter)
@@ -151,6 +154,7 @@ def search(
         best_uniform=best,
         candidates=run.found,
         sensitivity=run.sensitivity,
+        matrices=[(unit.name, unit.file_type) for unit in units(own.tensors(), every=True)],
         front=run.front_line(),
         target=target,
         max_kl=max_kl,
@@ -164,6 +168,7 @@ def search(
         versions=receipt.versions(),
         command=command or f"tritlab.search({bench.facts['source']!r}, ...)",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        imatrix=bench.imatrix,
         reused=bench.cells.reused,
         damaged=list(bench.cells.damaged),
     )
@@ -177,6 +182,7 @@ def measure_tensors(
     base: str | None = None,
     context: int = 512,
     chunks: int = 2,
+    imatrix: Imatrix | str | os.PathLike[str] | None = None,
     store: str | os.PathLike[str] | None = None,
     progress: bool | Reporter = True,
 ) -> Sensitivity:
@@ -187,7 +193,8 @@ def measure_tensors(
     """
     names = candidates(formats)
     reporter = reporter_for(progress, "step")
-    bench = _bench(model, Corpus.read(text), parse_format(base), context, (chunks, 0), store)
+    corpus = Corpus.read(text)
+    bench = _bench(model, corpus, parse_format(base), context, (chunks, 0), store, imatrix)
     found = Sensitivity(units(bench.own.tensors()), {})
     reporter.start(len(found.units))
     try:
@@ -223,28 +230,18 @@ def _bench(
     context: int,
     chunks: tuple[int, int],
     store: str | os.PathLike[str] | None,
+    imatrix: Imatrix | str | os.PathLike[str] | None,
 ) -> Bench:
-    """The model and its reference, loaded, with windows for tensors and for recipes."""
-    source = model.path if isinstance(model, Model) else os.fspath(model)
-    path = _models.resolve(source)
-    own = Model.load(path, fallback="llama.cpp", context=context)
-    part = cut(corpus.tokenize(own), context, sum(chunks))
-    if part.windows < sum(chunks):
+    """The model and its reference, with windows for tensors and for recipes."""
+    bench = Bench.open(model, corpus, reference, context, sum(chunks), store, imatrix)
+    if bench.part.windows < sum(chunks):
         others = f" and {chunks[1]} others to compare recipes" if chunks[1] else ""
+        found = bench.part.windows
         raise SearchError(
-            f"the text has {part.windows} windows of {context} tokens; {chunks[0]} to measure "
+            f"the text has {found} windows of {context} tokens; {chunks[0]} to measure "
             f"tensors{others} are wanted: give a longer text, a smaller context or fewer windows"
         )
-    return Bench(
-        facts=receipt.model_facts(source, path),
-        base=FILE if reference is None else reference,
-        part=part,
-        cells=Cells(None if store is None else Path(store)),
-        own=own,
-        reference=own
-        if reference is None
-        else Model.load(path, reference, fallback="llama.cpp", context=context),
-    )
+    return bench
 
 
 def candidates(formats: Sequence[str] | str | None) -> list[str]:

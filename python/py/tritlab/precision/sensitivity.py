@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from tritlab._types import TensorInfo
 
 
+_KINDS = ("attn_qkv", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """A tensor in one format."""
@@ -55,15 +58,15 @@ class Unit:
             self.options[option.format] = option
 
 
-def units(tensors: Sequence[TensorInfo]) -> list[Unit]:
-    """The tensors that can be chosen for, of a model as its file has it.
+def units(tensors: Sequence[TensorInfo], *, every: bool = False) -> list[Unit]:
+    """The tensors that can be chosen for, of a model as its file has it; or every matrix.
 
     Norms stay. So does what is ternary already: a format with more bits would hold nothing more.
     """
     found = []
     for name, parts in _by_name(tensors).items():
         own = _option(parts)
-        if parts[0]["role"] == "norm" or is_ternary(own.format):
+        if parts[0]["role"] == "norm" or (is_ternary(own.format) and not every):
             continue
         params = sum(part["n_params"] for part in parts)
         unit = Unit(name, parts[0]["role"], own, params, parts[0]["file_type"])
@@ -76,6 +79,24 @@ def options(tensors: Sequence[TensorInfo]) -> dict[str, Option]:
     """What each tensor of a model is in, by GGUF's name, without the norms."""
     every = _by_name(tensors).items()
     return {name: _option(parts) for name, parts in every if parts[0]["role"] != "norm"}
+
+
+def arrange(units: Sequence[Unit]) -> tuple[list[str], list[str], dict[str, tuple[int, int]]]:
+    """Kinds (columns), names of the rows, and the row and column of each tensor of a map."""
+    inside = {unit.kind for unit in units if unit.layer is not None}
+    kinds = [kind for kind in _KINDS if kind in inside] + sorted(inside - set(_KINDS))
+    layers = sorted({unit.layer for unit in units if unit.layer is not None})
+    outside = [unit for unit in units if unit.layer is None]
+    if outside:
+        kinds.append("embedding, head")
+    rows = [str(layer) for layer in layers] + [unit.kind for unit in outside]
+    places = {}
+    for unit in units:
+        if unit.layer is None:
+            places[unit.name] = (rows.index(unit.kind), len(kinds) - 1)
+        else:
+            places[unit.name] = (layers.index(unit.layer), kinds.index(unit.kind))
+    return kinds, rows, places
 
 
 def _by_name(tensors: Sequence[TensorInfo]) -> dict[str, list[TensorInfo]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tritlab.precision.sensitivity import arrange
 from tritlab.report import figures as _figures  # says which extra to install without matplotlib
 from tritlab.report.text import number
 from tritlab.statistics import Estimate
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tritlab.precision import Candidate, Search, Sensitivity
+    from tritlab.precision.sensitivity import Unit
 
 # By shape, and dark, middle and light in grey: what a recipe is, and whether it is the answer.
 _LOOKS = {
@@ -26,7 +29,6 @@ _LOOKS = {
     "uniform": ("s", "#2c7fb8", "uniform: one format throughout"),
     "searched": ("D", "#e6862a", "searched: a format per tensor"),
 }
-_KINDS = ("attn_qkv", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 
 def figures(search: Search) -> dict[str, Figure]:
@@ -111,7 +113,22 @@ def plot_sensitivity(sensitivity: Sensitivity, ax: Axes | None = None) -> Axes:
     their own. Grey where nothing was measured.
     """
     ax = _figures._axes(ax)
-    kinds, rows, grid = _grid(sensitivity)
+    values = {
+        unit.name: 0.01 * sensitivity.per_error(unit)
+        for unit in sensitivity.units
+        if sensitivity.measured[unit.name]
+    }
+    draw_map(ax, sensitivity.units, values, "KL at 10 % weight error, nats")
+    ax.set_title("Sensitivity of each tensor alone")
+    return ax
+
+
+def draw_map(ax: Axes, units: Sequence[Unit], values: Mapping[str, float], label: str) -> None:
+    """Draw values by tensor as a map of layers by kinds, logarithmic; grey where there is none."""
+    kinds, rows, places = arrange(units)
+    grid = np.full((len(rows), len(kinds)), np.nan)
+    for unit in units:
+        grid[places[unit.name]] = values.get(unit.name, np.nan)
     seen = grid[np.isfinite(grid) & (grid > 0)]
     low, high = (float(seen.min()), float(seen.max())) if len(seen) else (1e-6, 1.0)
     image = ax.imshow(
@@ -129,34 +146,22 @@ def plot_sensitivity(sensitivity: Sensitivity, ax: Axes | None = None) -> Axes:
     ax.yaxis.set_minor_locator(NullLocator())
     ax.grid(False)
     ax.set_ylabel("layer")
-    ax.set_title("Sensitivity of each tensor alone")
     figure = ax.get_figure()
     assert figure is not None
     bar = figure.colorbar(image, ax=ax)
-    bar.set_label("KL at 10 % weight error, nats")
-    return ax
+    bar.set_label(label)
+    if high < 100 * low:  # less than two decades have few ticks of their own
+        _few_ticks(bar, low, high)
 
 
-def _grid(sensitivity: Sensitivity) -> tuple[list[str], list[str], Any]:
-    """Kinds, names of rows, and the values: float [rows, kinds]."""
-    units = sensitivity.units
-    inside = {unit.kind for unit in units if unit.layer is not None}
-    kinds = [kind for kind in _KINDS if kind in inside] + sorted(inside - set(_KINDS))
-    layers = sorted({unit.layer for unit in units if unit.layer is not None})
-    outside = [unit for unit in units if unit.layer is None]
-    if outside:
-        kinds.append("embedding, head")
-    rows = [str(layer) for layer in layers] + [unit.kind for unit in outside]
-    grid = np.full((len(rows), len(kinds)), np.nan)
-    for unit in units:
-        if not sensitivity.measured[unit.name]:
-            continue
-        value = 0.01 * sensitivity.per_error(unit)
-        if unit.layer is None:
-            grid[rows.index(unit.kind), -1] = value
-        else:
-            grid[layers.index(unit.layer), kinds.index(unit.kind)] = value
-    return kinds, rows, grid
+def _few_ticks(bar: Any, low: float, high: float) -> None:
+    """Give a logarithmic colour bar ticks at round numbers, three or more of them."""
+    steps = [m * 10.0**e for e in range(-12, 6) for m in (1, 1.5, 2, 3, 5, 7)]
+    ticks = [t for t in steps if low <= t <= high]
+    if len(ticks) < 3:
+        ticks = list(np.geomspace(low, high, 3))
+    bar.set_ticks(ticks, labels=[f"{t:.3g}" for t in ticks])
+    bar.minorticks_off()
 
 
 def _height(sensitivity: Sensitivity) -> float:
