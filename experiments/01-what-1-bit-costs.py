@@ -35,7 +35,7 @@ FORMATS = [
     NAIVE,
     "SIGN_ROW",
 ]
-CHUNKS = 12
+CHUNKS = 8
 
 # %% [markdown]
 # ## How they were trained

@@ -12,9 +12,8 @@
 import numpy as np
 import pandas as pd
 import tritlab as tl
-from tritlab import notebook, precision
+from tritlab import notebook
 from tritlab.notebook import figure
-from tritlab.report import search_figures
 
 figure.use()
 TEXT = tl.pair.texts()["persuasion"]
@@ -22,24 +21,29 @@ COARSE, FINE = "Q4_0", "Q5_0"
 full, _ = tl.load_pair()
 
 # %% [markdown]
-# One tensor at a time is put into a coarse and into a finer format. The KL divergence is from the model as its file has
-# it, token by token, on the same text.
+# One tensor at a time is put into a coarse and into a finer format, and then all of them, one after the other. The KL
+# divergence is from the model as its file has it, token by token, on the same text. `explorer()` shows all of this
+# interactively (extra `widget`), `to_html()` as a page.
 
 # %%
-CONTEXT, CHUNKS = 128, 4
-found = precision.measure_tensors(
-    full, TEXT, [COARSE, FINE], context=CONTEXT, chunks=CHUNKS, progress=False
-)
-table = pd.DataFrame.from_records(found.records)
-table = table[table.measured].pivot(index="tensor", columns="format")
-kl, error = table["kl_nats"], table["rel_weight_error"]
-print(f"{len(kl)} tensors; mean KL in nats and relative weight error")
-pd.concat({"KL": kl, "error": error}, axis=1).sort_values(("KL", COARSE)).tail(8)
+SIZES = {"mode": "both", "context": 128, "chunks": 4, "progress": False}
+found = {name: tl.layers(full, TEXT, name, **SIZES) for name in (COARSE, FINE)}
+tables = {name: report.to_pandas() for name, report in found.items()}
+kl = pd.DataFrame({name: table["kl_alone_nats"] for name, table in tables.items()})
+error = pd.DataFrame({name: table["rel_weight_error"] for name, table in tables.items()})
+output = pd.DataFrame({name: table["rel_output_error"] for name, table in tables.items()})
+print(f"{len(kl)} tensors; mean KL in nats, relative errors of weights and of outputs")
+shown = pd.concat({"KL": kl, "weights": error, "output": output}, axis=1)
+shown.sort_values(("KL", COARSE)).tail(8)
 
 # %%
-fig, axes = figure.new(1, (6.4, 4.2))
-search_figures.plot_sensitivity(found, axes[0])
-figure.show(fig)
+figure.show(found[COARSE].figure())
+
+# %% [markdown]
+# The one that costs most: what its numbers are like, and what the format makes of them.
+
+# %%
+figure.show(found[COARSE].figure(found[COARSE].worst().name))
 
 # %% [markdown]
 # Does KL go with the square of the error? The exponent between the two formats, tensor by tensor. And does the sum of
@@ -47,17 +51,13 @@ figure.show(fig)
 
 # %%
 exponent = np.log(kl[COARSE] / kl[FINE]) / np.log(error[COARSE] / error[FINE])
-ids = full.tokenize(TEXT.read_text(encoding="utf-8"))[: CONTEXT * CHUNKS]
-together = {}
-for name in (COARSE, FINE):
-    model = full.requantize(dict.fromkeys(kl.index, name))
-    together[name] = float(np.mean(model.evaluate(ids, context=CONTEXT, reference=full)["kl"]))
-sums = pd.DataFrame({"sum of tensors alone": kl.sum(), "all together": pd.Series(together)})
+together = pd.Series({name: table["kl_up_to_nats"].iloc[-1] for name, table in tables.items()})
+sums = pd.DataFrame({"sum of tensors alone": kl.sum(), "all together": together})
 sums["together / sum"] = sums["all together"] / sums["sum of tensors alone"]
 sums.round(5)
 
 # %%
-sensitive = pd.Series({unit.name: found.per_error(unit) for unit in found.units})
+sensitive = kl[COARSE] / error[COARSE] ** 2
 spread = sensitive.max() / sensitive.min()
 ratio = sums["together / sum"]
 notebook.verdict(

@@ -45,7 +45,8 @@ def loss_curves() -> bytes:
     members = tl.pair.training()["members"]
     logs = {name: pd.DataFrame(m["log"]).set_index("step") for name, m in members.items()}
     made, (ax,) = figure.new()
-    figure.loss_curves(ax, {"full precision": logs["full"], "ternary": logs["ternary"]})
+    with figure.style():  # titles too are drawn in it
+        figure.loss_curves(ax, {"full precision": logs["full"], "ternary": logs["ternary"]})
     return figure.show(made).png()
 
 
