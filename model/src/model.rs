@@ -180,11 +180,10 @@ impl Model {
     /// # Errors
     /// [`Error::MissingTensor`] for a name that no matrix of the model has; as [`Self::load`].
     pub fn matrix(&self, name: &str) -> Result<Matrix<'static>> {
+        let missing = || located(&*self.source, Error::MissingTensor { name: name.to_owned() });
         let mut others = self.packed.clone();
-        if others.remove(name).is_none() {
-            let missing = Error::MissingTensor { name: name.to_owned() };
-            return Err(located(&*self.source, missing));
-        }
+        // The only matrix that is then read.
+        others.remove(name).ok_or_else(missing)?;
         let matrices = matrices(&*self.source);
         let matrices: Vec<_> = matrices.iter().map(String::as_str).collect();
         let chosen = self.options.overrides.resolve(&matrices)?;
@@ -196,8 +195,7 @@ impl Model {
             ..Loader::new(&*self.source, self.config(), &self.options, chosen, &mut progress)
         };
         loader.decoder().map_err(|e| located(&*self.source, e))?;
-        let (_, found) = loader.copy.expect("it was asked for");
-        Ok(found.expect("the only matrix that the others lack was read"))
+        loader.copy.and_then(|(_, found)| found).ok_or_else(missing)
     }
 
     fn build(
