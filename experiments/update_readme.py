@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import tritlab as tl
 from tritlab._files import splice, write_atomic
+from tritlab._instructions import number
 from tritlab.notebook import figure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +38,30 @@ def formats_table() -> str:
             f"| {name} | {f['bits_per_weight']:.4g} | {activation} | {f['scales']} | "
             f"{f['summary']} |"
         )
+    return "\n".join(rows)
+
+
+INSTRUCTION_FORMATS = ("TERNARY", "TERNARY_B3", "TQ2_0", "Q4_0", "Q4_K", "Q6_K", "Q8_0", "F16")
+INSTRUCTION_BACKENDS = ("avx512", "avx2")
+
+
+def instructions_table() -> str:
+    """Instructions per 256 weights, counted as they are executed."""
+    table = tl.kernels()
+    heads = [f"{b}, {tokens}" for b in INSTRUCTION_BACKENDS for tokens in ("1 token", "several")]
+    rows = [f"| format | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
+    compiler = ""
+    for name in INSTRUCTION_FORMATS:
+        cells = []
+        for backend in INSTRUCTION_BACKENDS:
+            for op in ("gemv", "gemm"):
+                code = table[f"{op}-{name.lower()}-{backend}"].disassemble()
+                compiler, c = code.compiler, code.counts
+                parts = (c["dots"] + c["multiplies"], c["loads"], c["shuffles"])
+                cells.append(f"**{number(c['total'])}** ({', '.join(map(number, parts))})")
+        rows.append(f"| `{name}` | {' | '.join(cells)} |")
+    cpu = tl.machine()["cpu"]
+    rows.append(f"\n{cpu}; {compiler}. Several tokens: per token.")
     return "\n".join(rows)
 
 
@@ -62,6 +87,7 @@ def main() -> None:
         text = splice(text, name, (folder / "results.md").read_text(encoding="utf-8"))
     write_atomic(FIGURES / "pair-loss.png", loss_curves())
     text = splice(text, "formats", formats_table())
+    text = splice(text, "instructions", instructions_table())
     rows = PEERS.read_text(encoding="utf-8").splitlines()
     text = splice(text, "peers", "\n".join(row for row in rows if row.startswith("|")))
     if KERNELS.exists():  # needs llama-cpp-python, so not every machine has made one

@@ -14,8 +14,13 @@ const HIDDEN: usize = 6912;
 const HEAD: usize = 128;
 const POSITIONS: usize = 1024;
 
-/// Times `run` on every backend: it changes `out` from `start`, which must give the oracle's bits.
-fn bench(c: &mut Criterion, name: &str, start: &[f32], run: impl Fn(&Ops, &mut [f32])) {
+/// Times `run` on every backend: it reads `numbers` and changes `out` from `start`, which must give the oracle's bits.
+fn bench(
+    (c, record): (&mut Criterion, &mut Record),
+    (name, numbers): (&str, usize),
+    start: &[f32],
+    run: impl Fn(&Ops, &mut [f32]),
+) {
     let mut group = c.benchmark_group(name);
     group.throughput(Throughput::Elements(start.len() as u64));
     let mut expected = start.to_vec();
@@ -27,7 +32,7 @@ fn bench(c: &mut Criterion, name: &str, start: &[f32], run: impl Fn(&Ops, &mut [
             run(ops, &mut out);
             check_all(&format!("{name} on {backend}"), &out, &expected);
             // From the same start each time: repeated in place, numbers would run to 0 or infinity.
-            b.iter(|| {
+            record.time(b, (name, backend, Work::reading(4 * numbers, 1)), || {
                 out.copy_from_slice(start);
                 run(ops, black_box(&mut out));
             });
@@ -37,13 +42,13 @@ fn bench(c: &mut Criterion, name: &str, start: &[f32], run: impl Fn(&Ops, &mut [
 }
 
 fn main() {
-    let mut c = criterion();
+    let (mut c, mut record) = (criterion(), Record::default());
     let (x, w) = (painted(WIDTH), painted(WIDTH + 1)[1..].to_vec());
     for grouping in [Grouping::Token, Grouping::Group256, Grouping::Group32] {
         let groups = WIDTH.div_ceil(grouping.len().unwrap_or(WIDTH));
         let name = format!("quantize_row/{}/{WIDTH}", grouping.name());
         // Scales and sums as one vector, so that both are checked; codes are in the sums.
-        bench(&mut c, &name, &vec![0.0; 2 * groups], |ops, out| {
+        bench((&mut c, &mut record), (&name, WIDTH), &vec![0.0; 2 * groups], |ops, out| {
             let (mut q, mut sum) = ([0i8; WIDTH], [0i32; WIDTH / 32]);
             ops.quantize_row(grouping, &x, &mut q, &mut out[..groups], &mut sum[..groups]);
             for (out, sum) in out[groups..].iter_mut().zip(sum) {
@@ -51,23 +56,30 @@ fn main() {
             }
         });
     }
-    bench(&mut c, &format!("rms_norm/{WIDTH}"), &vec![0.0; WIDTH], |ops, out| {
+    let name = format!("rms_norm/{WIDTH}");
+    bench((&mut c, &mut record), (&name, 2 * WIDTH), &vec![0.0; WIDTH], |ops, out| {
         ops.rms_norm(&x, &w, 1e-5, out);
     });
     let (gate, up) = (painted(HIDDEN), painted(HIDDEN + 1)[1..].to_vec());
     for act in [Activation::Silu, Activation::Relu2, Activation::GeluTanh] {
-        bench(&mut c, &format!("gated/{act:?}/{HIDDEN}"), &gate, |ops, out| {
+        let name = format!("gated/{act:?}/{HIDDEN}");
+        bench((&mut c, &mut record), (&name, 2 * HIDDEN), &gate, |ops, out| {
             ops.gated(act, out, &up);
         });
     }
-    bench(&mut c, &format!("tanh_cap/{POSITIONS}"), &painted(POSITIONS), |ops, out| {
+    let name = format!("tanh_cap/{POSITIONS}");
+    bench((&mut c, &mut record), (&name, POSITIONS), &painted(POSITIONS), |ops, out| {
         ops.tanh_cap(out, 50.0);
     });
-    bench(&mut c, &format!("softmax/{POSITIONS}"), &painted(POSITIONS), |ops, out| {
+    let name = format!("softmax/{POSITIONS}");
+    bench((&mut c, &mut record), (&name, POSITIONS), &painted(POSITIONS), |ops, out| {
         ops.softmax(out);
     });
     let (cos, sin) = (painted(HEAD / 2), painted(HEAD)[HEAD / 2..].to_vec());
-    bench(&mut c, &format!("rope/{HEAD}"), &painted(HEAD), |ops, out| ops.rope(out, &cos, &sin));
+    let name = format!("rope/{HEAD}");
+    bench((&mut c, &mut record), (&name, 2 * HEAD), &painted(HEAD), |ops, out| {
+        ops.rope(out, &cos, &sin);
+    });
 
     let mut kv = KeyValues::new(HEAD, POSITIONS, CacheType::F32);
     let cached = painted((POSITIONS + 1) * HEAD);
@@ -77,8 +89,10 @@ fn main() {
     let (q, scale) = (painted(HEAD), 1.0 / (HEAD as f32).sqrt());
     let name = format!("attention/{HEAD} x {POSITIONS} positions");
     let scores = std::cell::RefCell::new(Vec::new());
-    bench(&mut c, &name, &[0.0; HEAD], |ops, out| {
+    let read = (2 * POSITIONS + 1) * HEAD;
+    bench((&mut c, &mut record), (&name, read), &[0.0; HEAD], |ops, out| {
         ops.attention(&q, &kv, 0..POSITIONS, scale, None, &mut scores.borrow_mut(), out);
     });
     c.final_summary();
+    record.summary();
 }

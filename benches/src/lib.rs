@@ -11,6 +11,9 @@
 //! cargo bench -p tritlab-benches -- --test                 each once, nothing timed: do they still work
 //! ```
 //!
+//! The last table says what each bench reaches of the limits: of reading memory, or the last-level cache where its data
+//! fit one (smaller ones are faster still: more than 100 % is possible), and of the backend's int8 dot product.
+//!
 //! Known bias: sizes are those of a few models; weights are far out of cache or in it, never half; one
 //! kernel runs alone, where a model runs several in turn. On shared cores compare within a run only.
 
@@ -105,9 +108,9 @@ pub fn check_all(what: &str, got: &[f32], expected: &[f32]) {
 /// What one iteration of a bench does, in units of the machine's limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
-    /// Bytes of weights read.
+    /// Bytes read: of weights, or of what an operation without weights is given.
     pub bytes: usize,
-    /// Whether they come from memory.
+    /// Whether they come from memory, not from a cache.
     pub far: bool,
     /// Products of weights with activations.
     pub products: usize,
@@ -115,6 +118,13 @@ pub struct Work {
     pub integer: bool,
     /// Threads at work.
     pub threads: usize,
+}
+
+impl Work {
+    /// Reads `bytes` that are in a cache; multiplies nothing that a limit is known for.
+    pub fn reading(bytes: usize, threads: usize) -> Self {
+        Work { bytes, far: false, products: 0, integer: false, threads }
+    }
 }
 
 /// The shortest sample that counts in the record.
@@ -131,8 +141,8 @@ struct Row {
 #[derive(Default)]
 pub struct Record {
     rows: Vec<Row>,
-    /// Best bandwidth seen, by threads.
-    bandwidth: BTreeMap<usize, f64>,
+    /// Best bandwidth seen, of memory (true) or of the last-level cache, by threads.
+    bandwidth: BTreeMap<(bool, usize), f64>,
     /// Best int8 peak seen, by backend and threads.
     peak: BTreeMap<(&'static str, usize), f64>,
 }
@@ -173,10 +183,9 @@ impl Record {
     /// Measures the limits of some work. Often, because a shared machine is seldom quiet: the best counts.
     fn limits(&mut self, backend: Backend, work: Work) {
         let (n, time) = (work.threads, Duration::from_millis(150));
-        if work.far {
-            let best = self.bandwidth.entry(n).or_default();
-            *best = best.max(roofline::read_bandwidth(n, time));
-        }
+        let read = if work.far { roofline::read_bandwidth } else { roofline::cache_bandwidth };
+        let best = self.bandwidth.entry((work.far, n)).or_default();
+        *best = best.max(read(n, time));
         if let (true, Ok(rate)) = (work.integer, roofline::dot_peak(backend, n, time)) {
             let best = self.peak.entry((backend.name(), n)).or_default();
             *best = best.max(rate);
@@ -190,8 +199,9 @@ impl Record {
         }
         let Record { bandwidth, peak, .. } = self;
         println!("\nLimits of this machine, the best seen during this run:");
-        for (n, b) in bandwidth {
-            println!("  memory read, {n} threads: {:.1} GB/s", b / 1e9);
+        for ((far, n), b) in bandwidth {
+            let place = if *far { "memory" } else { "cache" };
+            println!("  {place} read, {n} threads: {:.1} GB/s", b / 1e9);
         }
         for ((backend, n), p) in peak {
             println!("  int8 products, {backend}, {n} threads: {:.1} G/s", p / 1e9);
@@ -206,7 +216,7 @@ impl Record {
             let share = |x: f64, of: Option<&f64>| {
                 of.map_or("-".to_owned(), |of| format!("{:.0}", 100.0 * x / of))
             };
-            let read_share = share(read, bandwidth.get(&work.threads).filter(|_| work.far));
+            let read_share = share(read, bandwidth.get(&(work.far, work.threads)));
             let peak_share =
                 share(products, peak.get(&(backend.name(), work.threads)).filter(|_| work.integer));
             println!(

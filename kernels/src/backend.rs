@@ -118,6 +118,7 @@ pub struct Ops {
     backend: Backend,
     products: Vec<Product>,
     gemms: Vec<Product>,
+    gemm_tokens: usize,
     pub(crate) quantize_row: QuantizeRow,
     rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     gated: fn(Activation, &mut [f32], &[f32]),
@@ -137,6 +138,11 @@ impl Ops {
     /// The kernel for several vectors.
     pub(crate) fn gemm(&self, format: Format) -> Product {
         self.gemms[format as usize]
+    }
+
+    /// Tokens with which the tiles of a product of several are full.
+    pub fn gemm_tokens(&self) -> usize {
+        self.gemm_tokens
     }
 
     /// What measures this backend's limits.
@@ -296,6 +302,8 @@ fn rows<I: Isa>(backend: Backend) -> Option<Ops> {
         backend,
         gemms: products.0.clone(),
         products: products.0,
+        // The largest tile is twice as wide as the one the constant is about.
+        gemm_tokens: 2 * I::TOKENS,
         quantize_row: quantize::quantize_row::<I>,
         rms_norm: norm::rms_norm::<I>,
         gated: gate::gated::<I>,
@@ -331,6 +339,7 @@ fn unit_rows<U: Unit>(backend: Backend) -> Option<Ops> {
     let mut ops = rows::<U::Vectors>(backend)?;
     for_each(&mut Tiled::<U>(&mut ops.gemms, std::marker::PhantomData));
     ops.probe = ops.probe.with_unit::<U>();
+    ops.gemm_tokens = 32;
     Some(ops)
 }
 
@@ -339,6 +348,7 @@ fn oracle_rows() -> Ops {
         backend: Backend::Oracle,
         products: vec![product_oracle; Format::ALL.len()],
         gemms: vec![product_oracle; Format::ALL.len()],
+        gemm_tokens: 2,
         quantize_row: oracle::quantize_row,
         rms_norm: oracle::rms_norm,
         gated: oracle::gated,

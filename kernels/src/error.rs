@@ -43,6 +43,14 @@ pub enum Error {
         /// The bits the oracle computed.
         expected: u32,
     },
+    /// A kernel whose machine code cannot be shown.
+    #[error("{kernel} cannot be disassembled: {why}")]
+    Disassembly {
+        /// The kernel's name.
+        kernel: String,
+        /// What is in the way.
+        why: String,
+    },
     /// Two matrices that should have one shape.
     #[error("the first matrix is {} x {}, the second {} x {}", first.0, first.1, second.0, second.1)]
     Shapes {

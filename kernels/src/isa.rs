@@ -57,8 +57,12 @@ use token;
 #[cfg(any(target_arch = "x86_64", test))]
 use crate::panel::Line;
 
+#[cfg(feature = "disassembly")]
+pub(crate) mod image;
 pub(crate) mod pages;
 pub(crate) mod portable;
+#[cfg(feature = "disassembly")]
+pub(crate) mod steps;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;

@@ -18,13 +18,16 @@
 //! Where things are: a format is one file in `format/`; a backend is one file in `isa/`, the only place
 //! with `unsafe`; an operation is one file in `op/`, generic over both; [`oracle`] is the same operations
 //! as plain loops; [`backend`] is the table of all of them. Imports go one way, and a test holds that.
-//! `testing` (feature `testing`) is the kit that tests these kernels, and yours.
+//! `testing` (feature `testing`) is the kit that tests these kernels, and yours; `disassembly` (feature `disassembly`)
+//! shows the machine code that runs.
 
 #![deny(unsafe_code)]
 
 pub mod activation;
 pub mod backend;
 mod codes;
+#[cfg(feature = "disassembly")]
+pub mod disassembly;
 mod environment;
 mod error;
 pub mod explain;

@@ -69,6 +69,7 @@ fn kernel_class(error: &KernelError, text: String) -> PyErr {
         E::UnknownBackend { .. }
         | E::BackendUnavailable { .. }
         | E::SelfCheck { .. }
+        | E::Disassembly { .. }
         | E::Environment { .. } => BackendError::new_err(text),
         E::Length { .. }
         | E::Shapes { .. }

@@ -18,6 +18,7 @@ mod explain;
 mod generate;
 mod gguf;
 mod imatrix;
+mod kernels;
 mod machine;
 mod matrix;
 mod model;
@@ -48,15 +49,15 @@ mod _native {
     #[pymodule_export]
     use super::imatrix::Imatrix;
     #[pymodule_export]
-    use super::machine::{machine, measure_bandwidth, measure_dot_peak};
+    use super::kernels::{Disassembly, Kernel, kernels};
+    #[pymodule_export]
+    use super::machine::{machine, measure_bandwidth, measure_cache_bandwidth, measure_dot_peak};
     #[pymodule_export]
     use super::matrix::Matrix;
     #[pymodule_export]
     use super::model::Model;
     #[pymodule_export]
-    use super::table::{
-        backends, current_backend, formats, get_threads, kernels, set_backend, set_threads,
-    };
+    use super::table::{backends, current_backend, formats, get_threads, set_backend, set_threads};
     #[pymodule_export]
     use super::testing::{kit_case, kit_cases, kit_columns, kit_make_finite, kit_simpler};
 

@@ -112,6 +112,18 @@ pub(crate) fn measure_bandwidth(
     Ok(py.detach(|| roofline::read_bandwidth(threads, seconds)))
 }
 
+/// Bytes per second that `threads` threads read from the last-level cache, 3 MiB each.
+#[pyfunction]
+#[pyo3(signature = (threads, seconds=0.2))]
+pub(crate) fn measure_cache_bandwidth(
+    py: Python<'_>,
+    #[pyo3(from_py_with = arguments::threads)] threads: usize,
+    seconds: f64,
+) -> PyResult<f64> {
+    let seconds = duration(seconds)?;
+    Ok(py.detach(|| roofline::cache_bandwidth(threads, seconds)))
+}
+
 /// Int8 multiply-accumulates per second that `threads` threads reach in registers.
 #[pyfunction]
 #[pyo3(signature = (threads, backend=None, seconds=0.2))]

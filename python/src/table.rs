@@ -1,4 +1,4 @@
-//! The table of formats, backends and kernels, and the process-wide settings.
+//! The tables of formats and backends, and the process-wide settings.
 
 use pyo3::prelude::*;
 use tritlab_kernels::{Backend, Format, Scales, backend, threads};
@@ -24,15 +24,6 @@ pub(crate) struct BackendInfo {
     name: &'static str,
     available: bool,
     selected: bool,
-}
-
-#[derive(IntoPyObject)]
-pub(crate) struct KernelInfo {
-    name: String,
-    op: &'static str,
-    format: Option<&'static str>,
-    backend: &'static str,
-    available: bool,
 }
 
 /// Weight formats, in table order.
@@ -70,19 +61,6 @@ pub(crate) fn backends(py: Python<'_>) -> Vec<BackendInfo> {
         selected: current == Some(b),
     };
     Backend::ALL.into_iter().map(info).collect()
-}
-
-/// Every kernel: operations × formats × backends.
-#[pyfunction]
-pub(crate) fn kernels() -> Vec<KernelInfo> {
-    let info = |k: backend::Kernel| KernelInfo {
-        name: k.name,
-        op: k.op,
-        format: k.format.map(Format::name),
-        backend: k.backend.name(),
-        available: k.available,
-    };
-    backend::kernels().into_iter().map(info).collect()
 }
 
 /// Force a backend for the whole process; `None` chooses the best one again.

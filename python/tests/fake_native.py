@@ -87,8 +87,59 @@ def backends():
     ]
 
 
+_COUNTS = {
+    "total": 12.5,
+    "loads": 5.0,
+    "stores": 0.0,
+    "dots": 4.0,
+    "shuffles": 0.25,
+    "multiplies": 0.125,
+    "other": 4.0,
+    "bytes_read": 80.0,
+}
+_INSTRUCTION = {
+    "at": 16,
+    "text": "vpdpbusd zmm0, zmm1, [rsi]{1to16}",
+    "kind": "dot",
+    "bytes_read": 4,
+    "bytes_written": 0,
+    "executed": 4.0,
+}
+
+
+class Disassembly:
+    per, tokens, share, compiler = "256 weights", 1, 0.9, "rustc 1.0"
+
+    def __init__(self, kernel):
+        self.kernel, self.counts, self.instructions = kernel, _COUNTS, [_INSTRUCTION]
+
+    @property
+    def text(self):
+        return f"{self.kernel}: 12.5 instructions\nvpdpbusd zmm0, zmm1, [rsi]{{1to16}}\n"
+
+    def to_html(self):
+        return f"<pre>{self.text}</pre>"
+
+
+class Kernel:
+    def __init__(self, op, format, backend):
+        self.name = f"{op}-{format.lower()}-{backend}" if format else f"{op}-{backend}"
+        self.op, self.format, self.backend = op, format, backend
+        self.available, self.selected = backend != "neon", backend == _state["backend"]
+
+    def disassemble(self):
+        if not self.available:
+            raise BackendError(f"{self.name} cannot be disassembled: this CPU lacks the backend")
+        return Disassembly(self.name)
+
+
 def kernels():
-    return []
+    out = {}
+    for backend in backends():
+        made = [Kernel(op, name, backend["name"]) for name in _TABLE for op in ("gemv", "gemm")]
+        made.append(Kernel("rms_norm", None, backend["name"]))
+        out |= {kernel.name: kernel for kernel in made}
+    return out
 
 
 def set_backend(name):
@@ -123,6 +174,10 @@ def machine():
 
 def measure_bandwidth(threads, seconds=0.3):
     return _BANDWIDTH
+
+
+def measure_cache_bandwidth(threads, seconds=0.2):
+    return 3 * _BANDWIDTH
 
 
 def measure_dot_peak(threads, backend=None, seconds=0.2):

@@ -5,6 +5,8 @@ import tritlab as tl
 w = tl.quantize(weights, "Q4_0")           # float32 [rows, cols] -> Matrix
 y = w @ x                                  # the same bits on every CPU and thread count
 tl.formats(), tl.backends(), tl.kernels()  # the table
+tl.kernels()["gemv-q4_0-avx512"].disassemble()  # the code that runs, and what 256 weights cost
+tl.roofline()                              # what this machine can do at most
 tl.explain("Q4_0", block), w.explain(0, 0)  # what a block's bytes mean
 with tl.backend("portable"): ...
 m = tl.Model.load("model.gguf", format="Q8_0")
@@ -31,8 +33,10 @@ from typing import TYPE_CHECKING, Any
 from tritlab import _native, errors
 from tritlab._native import (
     Activations,
+    Disassembly,
     Explanation,
     Imatrix,
+    Kernel,
     Matrix,
     Model,
     Ternary,
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from tritlab.comparison import compare, perplexity
     from tritlab.evaluation import collect_imatrix as imatrix
     from tritlab.layerwise import layers
+    from tritlab.limits import Roofline, roofline
     from tritlab.logprobs import LogProbs
     from tritlab.pair import load_pair
     from tritlab.precision import search
@@ -66,12 +71,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Activations",
+    "Disassembly",
     "Explanation",
     "Imatrix",
+    "Kernel",
     "LogProbs",
     "Matrix",
     "Model",
     "Recipe",
+    "Roofline",
     "Ternary",
     "TextStream",
     "TritlabError",
@@ -94,6 +102,7 @@ __all__ = [
     "project",
     "quantize",
     "quantize_activations",
+    "roofline",
     "search",
     "sweep",
     "testing",
@@ -196,6 +205,10 @@ def __getattr__(name: str) -> Any:
         from tritlab.layerwise import layers
 
         return layers
+    if name in ("Roofline", "roofline"):
+        from tritlab import limits
+
+        return getattr(limits, name)
     if name == "Recipe":
         from tritlab.recipe import Recipe
 

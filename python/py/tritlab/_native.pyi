@@ -21,7 +21,8 @@ from tritlab._types import (
     FolderInfo,
     FormatInfo,
     GgufInfo,
-    KernelInfo,
+    InstructionCounts,
+    InstructionInfo,
     KitCase,
     MachineFacts,
     Messages,
@@ -71,8 +72,8 @@ def formats() -> list[FormatInfo]:
 def backends() -> list[BackendInfo]:
     """Instruction-set backends in order of preference; last the scalar oracle, never preferred."""
 
-def kernels() -> list[KernelInfo]:
-    """Every kernel: operations × formats × backends."""
+def kernels() -> dict[str, Kernel]:
+    """Every kernel by its name: operations × formats × backends."""
 
 def set_backend(name: str | None) -> None:
     """Force a backend for the whole process; `None` chooses the best one again.
@@ -98,8 +99,76 @@ def measure_bandwidth(threads: int, seconds: float = 0.3) -> float:
     `seconds` of reading, after some tenths of a second in which the memory is filled.
     """
 
+def measure_cache_bandwidth(threads: int, seconds: float = 0.2) -> float:
+    """Bytes per second that `threads` threads read from the last-level cache, 3 MiB each."""
+
 def measure_dot_peak(threads: int, backend: str | None = None, seconds: float = 0.2) -> float:
     """Int8 multiply-accumulates per second that `threads` threads reach in registers."""
+
+@final
+class Kernel:
+    """One kernel: a cell of operations × formats × backends."""
+
+    @property
+    def name(self) -> str:
+        """Operation, format and backend: "gemv-q4_0-avx512"."""
+    @property
+    def op(self) -> str:
+        """The operation: "gemv" for one token, "gemm" for several, or one without weights."""
+    @property
+    def format(self) -> str | None:
+        """The format; `None` for operations without weights."""
+    @property
+    def backend(self) -> str:
+        """The backend."""
+    @property
+    def available(self) -> bool:
+        """Whether this CPU can run it."""
+    @property
+    def selected(self) -> bool:
+        """Whether it is the one that runs: its backend was in use when the table was made."""
+    def disassemble(self) -> Disassembly:
+        """Run the kernel instruction by instruction; give its code and what 256 weights cost.
+
+        On x86-64 with Linux, from milliseconds to some seconds. `BackendError` elsewhere, for a
+        kernel that this CPU cannot run, and on systems without single steps (some emulators).
+        """
+
+@final
+class Disassembly:
+    """The code of a kernel as it ran, with what 256 weights cost: `print` shows the hot loop."""
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel."""
+    @property
+    def per(self) -> str:
+        """What the counts are per: "256 weights", "256 weights and token" or "256 numbers"."""
+    @property
+    def tokens(self) -> int:
+        """Tokens of the product that was run."""
+    @property
+    def counts(self) -> InstructionCounts:
+        """Executed instructions, of the whole kernel.
+
+        `dots`, `shuffles` and `multiplies` are by what an instruction does, `loads` and `stores` by
+        whether it reads or writes memory, so one may be in two of them; `other` is in none.
+        """
+    @property
+    def instructions(self) -> list[InstructionInfo]:
+        """The hot loop, in the order of addresses; `executed` as in `counts`."""
+    @property
+    def share(self) -> float:
+        """The hot loop's part of all executed instructions, 0 to 1."""
+    @property
+    def compiler(self) -> str:
+        """The compiler that made the code."""
+    @property
+    def text(self) -> str:
+        """The counts and the hot loop, as `print` shows them."""
+    def to_html(self) -> str:
+        """The same for notebooks: one HTML element that needs nothing from elsewhere."""
+    def _repr_html_(self) -> str: ...
 
 @final
 class Matrix:

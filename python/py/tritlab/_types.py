@@ -57,14 +57,28 @@ class BackendInfo(TypedDict):
     selected: bool
 
 
-class KernelInfo(TypedDict):
-    """One cell of formats × backends × operations."""
+class InstructionCounts(TypedDict):
+    """Executed instructions per 256 weights and token, or 256 numbers."""
 
-    name: str  # "gemv-q4_0-avx512"
-    op: str
-    format: str | None  # None for operations without weights
-    backend: str
-    available: bool
+    total: float
+    loads: float  # those that read memory
+    stores: float  # those that write memory
+    dots: float  # multiply and add neighbours: vpdpbusd, vpmaddubsw, …
+    shuffles: float
+    multiplies: float  # others, fused or not
+    other: float  # logic, shifts, additions, addresses, branches
+    bytes_read: float
+
+
+class InstructionInfo(TypedDict):
+    """One instruction of a kernel's hot loop."""
+
+    at: int  # offset in its function
+    text: str  # Intel's syntax
+    kind: str  # "dot", "shuffle", "multiply", "load", "store" or "other"
+    bytes_read: int
+    bytes_written: int
+    executed: float  # per what the counts are per
 
 
 class FieldFacts(TypedDict):

@@ -1,8 +1,11 @@
-"""Speed in llama-bench's row schema, with fractions of the machine's limit beside it.
+"""Speed in llama-bench's row schema, with fractions of the machine's limits beside it.
 
 The first block of fields has llama-bench's names and meanings, so its scripts and other people's
 spreadsheets can read the rows; the last block is ours. One row is one test: prefill (`n_prompt`)
-or decode (`n_gen`).
+or decode (`n_gen`). Decode reads every weight once per token: its limit is the bandwidth of memory.
+Prefill multiplies every weight of the linear layers with every token: its limit is the backend's
+int8 dot product; where some of those layers multiply with f32 it has none here. Both limits are
+measured just before.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from tritlab import _models, _native
 from tritlab._files import to_json
-from tritlab._formats import describe, parse_format
+from tritlab._formats import describe, is_dense, parse_format
 from tritlab._native import Model
 from tritlab.statistics import median_mad
 
@@ -54,14 +57,14 @@ def bench(
             loaded = Model.load(path, name, head=head, context=max(n_prompt, n_gen), i2_s=i2_s)
             for count in threads or (before,):
                 _native.set_threads(count)
-                bandwidth = _native.measure_bandwidth(count)
+                limits = _native.measure_bandwidth(count), _native.measure_dot_peak(count)
                 started = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
                 times = loaded.bench(n_prompt, n_gen, repetitions, progress)
                 common = _common(path, loaded, name, count, started)
                 if n_prompt:
-                    rows.append(common | _test(loaded, n_prompt, 0, times["prompt_ns"], bandwidth))
+                    rows.append(common | _test(loaded, n_prompt, 0, times["prompt_ns"], limits))
                 if n_gen:
-                    rows.append(common | _test(loaded, 0, n_gen, times["gen_ns"], bandwidth))
+                    rows.append(common | _test(loaded, 0, n_gen, times["gen_ns"], limits))
             del loaded
     finally:
         _native.set_threads(before)
@@ -104,13 +107,19 @@ def _common(
 
 
 def _test(
-    model: Model, n_prompt: int, n_gen: int, ns: list[int], bandwidth: float
+    model: Model, n_prompt: int, n_gen: int, ns: list[int], limits: tuple[float, float]
 ) -> dict[str, Any]:
     tokens = n_prompt or n_gen
     speeds = [tokens * 1e9 / t for t in ns]
     median, mad = median_mad(speeds)
-    # Decode reads every weight once per token; prefill is bound by products, and has no such rate.
-    gb_per_s = model.bytes_per_token * median / 1e9 if n_gen else None
+    bandwidth, dot_peak = limits
+    read = model.bytes_per_token * median if n_gen else None
+    products = model.linear_params * median if n_prompt and _is_int8(model) else None
+    share = None
+    if read is not None:
+        share = read / bandwidth
+    elif products is not None:
+        share = products / dot_peak
     return {
         "n_prompt": n_prompt,
         "n_gen": n_gen,
@@ -124,11 +133,18 @@ def _test(
         "median_ts": median,
         "mad_ts": mad,
         "bytes_per_token": model.bytes_per_token,
-        "gb_per_s": gb_per_s,
+        "gb_per_s": None if read is None else read / 1e9,
         "bandwidth_gb_per_s": bandwidth / 1e9,
-        "share_of_limit": None if gb_per_s is None else gb_per_s * 1e9 / bandwidth,
+        "g_products_per_s": None if products is None else products / 1e9,
+        "dot_peak_g_products_per_s": dot_peak / 1e9,
+        "share_of_limit": share,
         "backend": _native.current_backend(),
     }
+
+
+def _is_int8(model: Model) -> bool:
+    """Whether every linear layer multiplies with int8 activations."""
+    return not any(t["role"] == "linear" and is_dense(t["format"]) for t in model.tensors())
 
 
 def render(rows: list[dict[str, Any]], output: str) -> str:
@@ -147,7 +163,7 @@ def render(rows: list[dict[str, Any]], output: str) -> str:
     if output != "md":
         raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, not {output!r}")
     lines = [
-        "| model | size | params | backend | threads | test | t/s | GB/s read | of bandwidth |",
+        "| model | size | params | backend | threads | test | t/s | work | of limit |",
         "| --- | ---: | ---: | --- | ---: | --- | ---: | ---: | ---: |",
     ]
     for row in rows:
@@ -161,11 +177,22 @@ def render(rows: list[dict[str, Any]], output: str) -> str:
             str(row["n_threads"]),
             test,
             f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}",
-            "" if share is None else f"{row['gb_per_s']:.1f}",
-            "" if share is None else f"{share:.0%}",
+            _work(row),
+            "" if share is None else f"{share:.0%} of {_LIMITS[bool(row['n_prompt'])]}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+_LIMITS = ("reading memory", "int8 products")
+
+
+def _work(row: dict[str, Any]) -> str:
+    if row["gb_per_s"] is not None:
+        return f"{row['gb_per_s']:.1f} GB/s read"
+    if row["g_products_per_s"] is not None:
+        return f"{row['g_products_per_s']:.1f} G products/s"
+    return ""
 
 
 def _count(n: int) -> str:

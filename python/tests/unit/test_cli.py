@@ -30,6 +30,7 @@ COMMANDS = [
     "verify",
     "imatrix",
     "bench",
+    "kernels",
     "rerun",
 ]
 
@@ -267,19 +268,63 @@ def test_bench(run, model):
     assert decode["share_of_limit"] == pytest.approx(
         decode["gb_per_s"] / decode["bandwidth_gb_per_s"]
     )
-    assert rows[0]["share_of_limit"] is None  # arithmetic limits prefill
+    prefill = rows[0]  # arithmetic limits it
+    assert prefill["gb_per_s"] is None
+    assert prefill["g_products_per_s"] == pytest.approx(106.16832e-3 * prefill["median_ts"])
+    assert prefill["share_of_limit"] == pytest.approx(
+        prefill["g_products_per_s"] / prefill["dot_peak_g_products_per_s"]
+    )
 
-    assert "| tg128 |" in run("bench", model).stdout
+    shown = run("bench", model, "-f", "Q8_0,F16").stdout.splitlines()
+    assert "% of int8 products |" in shown[2]
+    assert "| tg128 |" in shown[3]
+    assert shown[3].endswith("% of reading memory |")
+    assert shown[4].endswith("|  |  |"), "products of f32 are no int8 products"
     assert len(run("bench", model, "-p", 0, "--output", "jsonl").stdout.splitlines()) == 1
     table = run("bench", model, "--output", "csv").stdout.splitlines()
     assert table[0].startswith("build_commit,build_number")
     assert len(table) == 3
 
 
+def test_roofline(run):
+    found = json.loads(run("bench", "--roofline", "--json").stdout)
+    assert found["machine"]["cores"] == 2
+    rows = found["limits"]
+    # Two reads and three backends, on one thread and on both.
+    assert len(rows) == 2 * (2 + 3)
+    assert all(set(row) == {"threads", "limit", "backend", "value", "unit"} for row in rows)
+    table = run("bench", "--roofline", "--threads", "2", "--output", "csv").stdout.splitlines()
+    assert table[0] == "threads,limit,backend,value,unit"
+    assert len(table) == 1 + 2 + 3
+    shown = run("bench", "--roofline").stdout
+    assert "cache read, GB/s" in shown
+    assert "Example CPU, 2 cores" in shown
+
+
+def test_kernels(run):
+    rows = json.loads(run("kernels", "--json", "-f", "Q4_0,TERNARY").stdout)
+    assert [row["kernel"] for row in rows] == [
+        f"{op}-{name}-avx512" for name in ("ternary", "q4_0") for op in ("gemv", "gemm")
+    ]
+    assert rows[0]["dots"] == 4
+    everywhere = run("kernels", "-b", "all", "--ops", "rms_norm").stdout
+    assert "rms_norm-portable" in everywhere
+    assert "neon" not in everywhere
+    assert "vpdpbusd" in run("kernels", "gemv-q4_0-avx512").stdout
+    code = json.loads(run("kernels", "gemv-q4_0-avx512", "--json").stdout)
+    assert code["instructions"][0]["kind"] == "dot"
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         (["compare"], 2, "Missing argument"),
+        (["bench"], 2, "a model, or --roofline"),
+        (["bench", "MODEL", "--roofline"], 2, "leave MODEL out"),
+        (["bench", "--roofline", "--threads", "9"], 2, "threads is 9"),
+        (["kernels", "--ops", "gemx"], 2, "no 'gemx'; there are: gemv, gemm"),
+        (["kernels", "gemv-q40-avx512"], 1, "there are gemv-q4_0-avx512"),
+        (["kernels", "gemv-q4_0-neon"], 1, "this CPU lacks the backend"),
         (["compare", "MODEL"], 2, "--text"),
         (["nothing"], 2, "No such command"),
         (["bench", "MODEL", "--output", "sql"], 2, "md, csv"),

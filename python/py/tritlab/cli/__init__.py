@@ -25,6 +25,7 @@ for _command in (
     "verify",
     "imatrix",
     "bench",
+    "kernels",
     "rerun",
 ):
     import_module(f"tritlab.cli.{_command}")
