@@ -90,7 +90,7 @@ def roofline(threads: int | Sequence[int] | None = None, *, seconds: float = 0.3
     third of the time counts: other programs can only take away. `ValueError` for more threads than
     cores, which could not run at once.
     """
-    machine = dict(_native.machine())
+    machine: dict[str, Any] = {**_native.machine()}
     if threads is None:
         counts = sorted({1, min(_native.get_threads(), machine["cores"])})
     else:
