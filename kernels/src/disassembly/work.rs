@@ -22,8 +22,9 @@ pub(super) struct Work {
 const NUMBERS: usize = 1024;
 /// Dimensions of an attention head.
 const HEAD: usize = 64;
-/// Keys and values, of the smaller work: whole blocks of 16.
-const POSITIONS: usize = 32;
+/// Keys and values, of the smaller work: whole blocks of 16, and so many that clearing the scores, which the C library
+/// does in another way for each length, is little beside them.
+const POSITIONS: usize = 256;
 
 fn painted(n: usize) -> Vec<f32> {
     (0..n).map(|i| ((i * 37 % 251) as f32 - 125.0) / 64.0).collect()
