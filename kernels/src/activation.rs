@@ -167,7 +167,6 @@ impl Acts {
     }
 
     /// Codes of vector `t` and all after it.
-    #[cfg(any(target_arch = "x86_64", test))]
     pub(crate) fn codes_from(&self, t: usize) -> &[i8] {
         &self.q[t * self.padded..]
     }

@@ -54,9 +54,6 @@ use std::is_x86_feature_detected as detected;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use token;
 
-#[cfg(any(target_arch = "x86_64", test))]
-use crate::panel::Line;
-
 #[cfg(feature = "disassembly")]
 pub(crate) mod image;
 pub(crate) mod pages;
@@ -198,15 +195,19 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn store_i8(self, x: Self::F32, to: &mut [i8; 16]);
 }
 
+/// 64 bytes of a tile of weights: 16 rows x 4 k.
+#[allow(dead_code, reason = "not every architecture has a matrix unit")]
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct TileLine(pub [u8; 64]);
+
 /// Sums of four tiles: [16-row group of the panel][token][row].
-#[cfg(any(target_arch = "x86_64", test))]
 #[derive(Clone)]
 #[repr(align(64))]
 pub(crate) struct Sums(pub [[[i32; 16]; 16]; 4]);
 
 /// A token of a matrix unit: what multiplies tiles of up to 16 tokens with the 64 rows of a panel. It knows bytes only,
 /// so a panel's codes are written out for it ([`crate::op`] `tiles`), by the vector instructions that go with it.
-#[cfg(any(target_arch = "x86_64", test))]
 pub(crate) trait Unit: Copy + Send + Sync + 'static {
     /// The vector instructions that go with it.
     type Vectors: Isa;
@@ -234,13 +235,12 @@ pub(crate) trait Unit: Copy + Send + Sync + 'static {
         tiles: &Self::Tiles,
         a: &[i8],
         stride: usize,
-        b: &[Line],
+        b: &[TileLine],
         signed: bool,
         sums: &mut Sums,
         keep: bool,
     );
     /// Four times `times` products of tiles that are in registers already: what the unit can do at most.
-    #[cfg(target_arch = "x86_64")]
     fn spin(self, tiles: &Self::Tiles, times: usize);
     /// Says that `cols` codes of each of `tokens` tokens will be read soon. They need not exist.
     #[inline(always)]
@@ -248,7 +248,7 @@ pub(crate) trait Unit: Copy + Send + Sync + 'static {
         let _ = (a, stride, tokens, cols);
     }
     /// Stores 64 bytes.
-    fn store(self, x: <Self::Vectors as Isa>::Bytes, to: &mut Line);
+    fn store(self, x: <Self::Vectors as Isa>::Bytes, to: &mut TileLine);
     /// Loads 16 sums.
     fn load(self, x: &[i32; 16]) -> <Self::Vectors as Isa>::I32;
     /// `u - zero` in every byte, wrapping.
@@ -265,8 +265,14 @@ pub(crate) trait Unit: Copy + Send + Sync + 'static {
 }
 
 /// How many tiles of k `b` holds, after a check that `a` has their codes: the bounds of [`Unit::multiply`].
-#[cfg(any(target_arch = "x86_64", test))]
-pub(crate) fn tile_count(tokens: usize, cols: usize, a: &[i8], stride: usize, b: &[Line]) -> usize {
+#[allow(dead_code, reason = "not every architecture has a matrix unit")]
+pub(crate) fn tile_count(
+    tokens: usize,
+    cols: usize,
+    a: &[i8],
+    stride: usize,
+    b: &[TileLine],
+) -> usize {
     let count = b.len() / cols;
     assert_eq!(count * cols, b.len(), "whole tiles of weights");
     let last = tokens.checked_sub(1).and_then(|t| t.checked_mul(stride));

@@ -29,9 +29,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, available};
 use crate::error::Result;
-#[cfg(target_arch = "x86_64")]
-use crate::isa::Unit;
-use crate::isa::{Isa, Op};
+use crate::isa::{Isa, Op, Unit};
 use crate::op::product::token;
 use crate::panel::Line;
 use crate::threads::on_each;
@@ -73,12 +71,11 @@ impl Probe {
 }
 
 /// Four products of whole tiles, at a time.
-#[cfg(target_arch = "x86_64")]
 const SPINS: usize = 64;
 
 impl Probe {
     /// With the products of a matrix unit.
-    #[cfg(target_arch = "x86_64")]
+    #[allow(dead_code, reason = "not every architecture has a matrix unit")]
     pub fn with_unit<U: Unit>(self) -> Self {
         let spin: fn(&[Line]) = |_| {
             let unit =

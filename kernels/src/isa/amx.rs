@@ -14,8 +14,7 @@ use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use super::avx512::Avx512;
-use super::{Isa, Unit};
-use crate::panel::Line;
+use super::{Isa, TileLine, Unit};
 
 /// Proof of AMX with tiles of bytes, granted by the system, and of [`Avx512`].
 #[derive(Clone, Copy)]
@@ -176,7 +175,7 @@ impl Unit for Amx {
         tiles: &Tiles,
         a: &[i8],
         stride: usize,
-        b: &[Line],
+        b: &[TileLine],
         signed: bool,
         sums: &mut super::Sums,
         keep: bool,
@@ -252,7 +251,7 @@ impl Unit for Amx {
     }
 
     #[inline(always)]
-    fn store(self, x: __m512i, to: &mut Line) {
+    fn store(self, x: __m512i, to: &mut TileLine) {
         // SAFETY: `to` is 64 writable bytes, and `self` proves AVX-512.
         unsafe { _mm512_store_si512(to.0.as_mut_ptr().cast(), x) }
     }

@@ -23,7 +23,7 @@ use std::marker::PhantomData;
 
 use crate::activation::{Acts, BASE3_COLS, CHUNK};
 use crate::format::{CodedFormat, Codes, Grouping, Scales};
-use crate::isa::{Isa, Op, Sums, Unit};
+use crate::isa::{Isa, Op, Sums, TileLine, Unit};
 use crate::panel::{Line, Panels, ROWS, chunk_lines, span_chunks, span_lines, span_sub_lines};
 
 use super::integer::{code_zero, half_line, unpack, weigh};
@@ -132,7 +132,7 @@ impl Parts {
 /// Tiles and sums, kept by their thread.
 #[derive(Default)]
 struct Scratch {
-    tiles: Vec<Line>,
+    tiles: Vec<TileLine>,
     sums: Vec<Sums>,
 }
 
@@ -168,7 +168,7 @@ fn run<U: Unit, C: CodedFormat>(
     let starts = (0..n.div_ceil(TOKENS)).map(|i| (i * TOKENS).min(n - tokens));
 
     let mut scratch = KEPT.take();
-    scratch.tiles.resize(at_once * parts * stretch.min(group_cols), Line([0; 64]));
+    scratch.tiles.resize(at_once * parts * stretch.min(group_cols), TileLine([0; 64]));
     let sets = if whole { n.div_ceil(TOKENS) } else { at_once * parts };
     scratch.sums.resize(scratch.sums.len().max(sets), Sums([[[0; 16]; 16]; 4]));
     out.fill(0.0);
@@ -226,7 +226,7 @@ fn expand<U: Unit, C: CodedFormat>(
     group: &[Line],
     sub_min_lines: usize,
     steps: std::ops::Range<usize>,
-    lines: &mut [Line],
+    lines: &mut [TileLine],
 ) {
     let (isa, codes) = (unit.vectors(), C::CODES);
     let per_tile = const { Parts::cols::<C>() / 4 };
@@ -462,7 +462,7 @@ mod tests {
             &(tokens, cols): &Self::Tiles,
             a: &[i8],
             stride: usize,
-            b: &[Line],
+            b: &[TileLine],
             signed: bool,
             sums: &mut Sums,
             keep: bool,
@@ -486,10 +486,9 @@ mod tests {
             }
         }
 
-        #[cfg(target_arch = "x86_64")]
         fn spin(self, _: &Self::Tiles, _: usize) {}
 
-        fn store(self, x: [u8; 64], to: &mut Line) {
+        fn store(self, x: [u8; 64], to: &mut TileLine) {
             to.0 = x;
         }
 
