@@ -79,59 +79,6 @@ fn system_grants() -> bool {
     false
 }
 
-/// The products of one call: `$dot` is the instruction. Sums are registers 0 to 3, activations 4, weights 5 to 7.
-macro_rules! products {
-    ($dot:literal, $a:expr, $stride:expr, $b:expr, $cols:expr, $count:expr, $sums:expr, $keep:expr) => {
-        asm!(
-            "test {keep}, {keep}",
-            "jz 2f",
-            "tileloadd tmm0, [{sums} + {row}]",
-            "tileloadd tmm1, [{sums} + {row} + 1024]",
-            "tileloadd tmm2, [{sums} + {row} + 2048]",
-            "tileloadd tmm3, [{sums} + {row} + 3072]",
-            "jmp 3f",
-            "2:",
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "3:",
-            "tileloadd tmm4, [{a} + {stride}]",
-            "tileloadd tmm5, [{b} + {row}]",
-            "add {b}, {tile}",
-            "tileloadd tmm6, [{b} + {row}]",
-            "add {b}, {tile}",
-            concat!($dot, " tmm0, tmm4, tmm5"),
-            "tileloadd tmm7, [{b} + {row}]",
-            "add {b}, {tile}",
-            concat!($dot, " tmm1, tmm4, tmm6"),
-            "tileloadd tmm5, [{b} + {row}]",
-            "add {b}, {tile}",
-            concat!($dot, " tmm2, tmm4, tmm7"),
-            "add {a}, {cols}",
-            concat!($dot, " tmm3, tmm4, tmm5"),
-            "dec {count}",
-            "jnz 3b",
-            "tilestored [{sums} + {row}], tmm0",
-            "tilestored [{sums} + {row} + 1024], tmm1",
-            "tilestored [{sums} + {row} + 2048], tmm2",
-            "tilestored [{sums} + {row} + 3072], tmm3",
-            keep = in(reg) usize::from($keep),
-            a = inout(reg) $a => _,
-            stride = in(reg) $stride,
-            b = inout(reg) $b => _,
-            row = in(reg) TILE_ROW,
-            tile = in(reg) $cols / 4 * TILE_ROW,
-            cols = in(reg) $cols,
-            count = inout(reg) $count => _,
-            sums = in(reg) $sums,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        )
-    };
-}
-
 impl Unit for Amx {
     type Vectors = Avx512;
     type Tiles = Tiles;
@@ -184,33 +131,67 @@ impl Unit for Amx {
         if count == 0 {
             return;
         }
+        // Sums are registers 0 to 3, activations 4, weights 5 to 7.
+        macro_rules! products {
+            ($dot:literal) => {
+                asm!(
+                    "test {keep}, {keep}",
+                    "jz 2f",
+                    "tileloadd tmm0, [{sums} + {row}]",
+                    "tileloadd tmm1, [{sums} + {row} + 1024]",
+                    "tileloadd tmm2, [{sums} + {row} + 2048]",
+                    "tileloadd tmm3, [{sums} + {row} + 3072]",
+                    "jmp 3f",
+                    "2:",
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    "3:",
+                    "tileloadd tmm4, [{a} + {stride}]",
+                    "tileloadd tmm5, [{b} + {row}]",
+                    "add {b}, {tile}",
+                    "tileloadd tmm6, [{b} + {row}]",
+                    "add {b}, {tile}",
+                    concat!($dot, " tmm0, tmm4, tmm5"),
+                    "tileloadd tmm7, [{b} + {row}]",
+                    "add {b}, {tile}",
+                    concat!($dot, " tmm1, tmm4, tmm6"),
+                    "tileloadd tmm5, [{b} + {row}]",
+                    "add {b}, {tile}",
+                    concat!($dot, " tmm2, tmm4, tmm7"),
+                    "add {a}, {cols}",
+                    concat!($dot, " tmm3, tmm4, tmm5"),
+                    "dec {count}",
+                    "jnz 3b",
+                    "tilestored [{sums} + {row}], tmm0",
+                    "tilestored [{sums} + {row} + 1024], tmm1",
+                    "tilestored [{sums} + {row} + 2048], tmm2",
+                    "tilestored [{sums} + {row} + 3072], tmm3",
+                    keep = in(reg) usize::from(keep),
+                    a = inout(reg) a.as_ptr() => _,
+                    stride = in(reg) stride,
+                    b = inout(reg) b.as_ptr() => _,
+                    row = in(reg) TILE_ROW,
+                    tile = in(reg) tiles.cols / 4 * TILE_ROW,
+                    cols = in(reg) tiles.cols,
+                    count = inout(reg) count => _,
+                    sums = in(reg) sums.0.as_mut_ptr(),
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                )
+            };
+        }
         // SAFETY: `tiles` is this thread's setting, so a load of activations reads `tokens` rows of `cols` bytes, and
         // `tile_count` checked that all of them, moved on `count` times, lie in `a`; a load of weights reads
         // `cols / 4` whole lines, of which `b` has four times `count`; sums are at most 16 rows of 64 bytes each in
         // the four kilobytes of `sums`.
         unsafe {
             if signed {
-                products!(
-                    "tdpbssd",
-                    a.as_ptr(),
-                    stride,
-                    b.as_ptr(),
-                    tiles.cols,
-                    count,
-                    sums.0.as_mut_ptr(),
-                    keep
-                );
+                products!("tdpbssd");
             } else {
-                products!(
-                    "tdpbsud",
-                    a.as_ptr(),
-                    stride,
-                    b.as_ptr(),
-                    tiles.cols,
-                    count,
-                    sums.0.as_mut_ptr(),
-                    keep
-                );
+                products!("tdpbsud");
             }
         }
     }

@@ -204,10 +204,9 @@ fn run<U: Unit, C: CodedFormat>(
                 if to == group_cols {
                     let sums =
                         if whole { &scratch.sums[i..=i] } else { &scratch.sums[..count * parts] };
-                    let done = i * TOKENS - t;
-                    let first = (first, t0 + t);
-                    let out = &mut out[t * ROWS..(t + tokens) * ROWS];
-                    combine::<U, C>(unit, panel, groups, acts, first, done, sums, out);
+                    let (first_token, done) = (t0 + t, i * TOKENS - t);
+                    let ready = Ready { panel, acts, groups, first, t: first_token, done, sums };
+                    combine::<U, C>(unit, ready, &mut out[t * ROWS..(t + tokens) * ROWS]);
                 }
             }
         }
@@ -285,64 +284,41 @@ fn code<U: Unit, C: CodedFormat>(
     }
 }
 
-/// Adds the groups of a stretch to the outputs of the tokens from `t` on, but for the first `done`. `first` is the
-/// index of the first group.
-#[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "they are one loop's")]
-fn combine<U: Unit, C: CodedFormat>(
-    unit: U,
-    panel: &Panel<'_>,
-    groups: &[Line],
-    acts: &Acts,
-    (first, t): (usize, usize),
+/// A tile of tokens beside a stretch of groups, when all of their sums are there.
+#[derive(Clone, Copy)]
+struct Ready<'a> {
+    panel: &'a Panel<'a>,
+    acts: &'a Acts,
+    /// Lines of the groups, and the index of the first.
+    groups: &'a [Line],
+    first: usize,
+    /// The first token, and how many tokens were finished with the tile before.
+    t: usize,
     done: usize,
-    sums: &[Sums],
-    out: &mut [f32],
-) {
-    let lines = panel.geometry.group_lines();
+    /// [group][part]
+    sums: &'a [Sums],
+}
+
+/// Adds the groups to the tokens' outputs, as many at once as a whole stretch has.
+#[inline(always)]
+fn combine<U: Unit, C: CodedFormat>(unit: U, ready: Ready<'_>, out: &mut [f32]) {
     let parts = const { Parts::count(&C::CODES) };
-    let at_once = sums.len() / parts;
+    let groups = ready.sums.len() / parts;
     match const { C::INFO.activation.len() } {
-        Some(32) if at_once == SHORT_STRETCH / 32 => {
-            add_groups::<U, C, { SHORT_STRETCH / 32 }>(
-                unit,
-                panel,
-                groups,
-                acts,
-                (first, t),
-                done,
-                sums,
-                out,
-            );
+        Some(32) if groups == SHORT_STRETCH / 32 => {
+            add_groups::<U, C, { SHORT_STRETCH / 32 }>(unit, ready, out);
         }
-        Some(64) if at_once == SHORT_STRETCH / 64 => {
-            add_groups::<U, C, { SHORT_STRETCH / 64 }>(
-                unit,
-                panel,
-                groups,
-                acts,
-                (first, t),
-                done,
-                sums,
-                out,
-            );
+        Some(64) if groups == SHORT_STRETCH / 64 => {
+            add_groups::<U, C, { SHORT_STRETCH / 64 }>(unit, ready, out);
         }
-        Some(128) if at_once == STRETCH / 128 => {
-            add_groups::<U, C, { STRETCH / 128 }>(
-                unit,
-                panel,
-                groups,
-                acts,
-                (first, t),
-                done,
-                sums,
-                out,
-            );
+        Some(128) if groups == STRETCH / 128 => {
+            add_groups::<U, C, { STRETCH / 128 }>(unit, ready, out);
         }
         _ => {
-            for (j, group) in groups.chunks_exact(lines).enumerate() {
-                let sums = &sums[j * parts..][..parts];
-                add_groups::<U, C, 1>(unit, panel, group, acts, (first + j, t), done, sums, out);
+            let lines = ready.groups.chunks_exact(ready.panel.geometry.group_lines());
+            for (j, (groups, sums)) in lines.zip(ready.sums.chunks_exact(parts)).enumerate() {
+                let one = Ready { groups, sums, first: ready.first + j, ..ready };
+                add_groups::<U, C, 1>(unit, one, out);
             }
         }
     }
@@ -350,17 +326,8 @@ fn combine<U: Unit, C: CodedFormat>(
 
 /// `G` groups of [`combine`], their scales in registers.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "they are one loop's")]
-fn add_groups<U: Unit, C: CodedFormat, const G: usize>(
-    unit: U,
-    panel: &Panel<'_>,
-    groups: &[Line],
-    acts: &Acts,
-    (first, t): (usize, usize),
-    done: usize,
-    sums: &[Sums],
-    out: &mut [f32],
-) {
+fn add_groups<U: Unit, C: CodedFormat, const G: usize>(unit: U, ready: Ready<'_>, out: &mut [f32]) {
+    let Ready { panel, acts, groups, first, t, done, sums } = ready;
     let (isa, codes, geometry) = (unit.vectors(), C::CODES, panel.geometry);
     let parts = const { Parts::count(&C::CODES) };
     let in_block = C::INFO.scales == Scales::Block;

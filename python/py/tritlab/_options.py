@@ -32,6 +32,13 @@ FormatOption = Annotated[
         "--format", "-f", metavar="NAME", help='Format of the linear layers; "file" keeps them.'
     ),
 ]
+BaseOption = Annotated[
+    str,
+    typer.Option("--base", metavar="NAME", help='Reference: "file" for the file as it is, or F16.'),
+]
+OutOption = Annotated[
+    Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the results go.")
+]
 HeadOption = Annotated[
     str | None,
     typer.Option(

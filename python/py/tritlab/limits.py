@@ -12,9 +12,8 @@ from typing import Any, ClassVar
 
 from tritlab import _native
 from tritlab._files import to_json
+from tritlab.bench import OUTPUTS
 from tritlab.records import Records, csv_text, markdown_table
-
-OUTPUTS = ("md", "csv", "json", "jsonl")
 
 MEMORY, CACHE, DOT = "memory read", "cache read", "int8 dot products"
 

@@ -14,6 +14,7 @@ from tritlab._options import (
     HeadOption,
     JsonOption,
     ModelArgument,
+    OutOption,
     TextOption,
     ThreadsOption,
 )
@@ -43,9 +44,7 @@ def compare(
         str,
         typer.Option("--reference", "-r", metavar="NAME", help="What to compare with."),
     ] = "F16",
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the results go.")
-    ] = Path("tritlab-results"),
+    out: OutOption = Path("tritlab-results"),
     context: ContextOption = 512,
     chunks: Annotated[
         int,

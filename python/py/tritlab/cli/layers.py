@@ -9,10 +9,12 @@ import typer
 
 from tritlab._options import (
     BackendOption,
+    BaseOption,
     ContextOption,
     ImatrixOption,
     JsonOption,
     ModelArgument,
+    OutOption,
     TextOption,
     ThreadsOption,
 )
@@ -38,15 +40,8 @@ def layers(
             help="Swap each layer alone, all up to it, or one after the other.",
         ),
     ] = "alone",
-    base: Annotated[
-        str,
-        typer.Option(
-            "--base", metavar="NAME", help='Reference: "file" for the file as it is, or F16.'
-        ),
-    ] = "file",
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the results go.")
-    ] = Path("tritlab-layers"),
+    base: BaseOption = "file",
+    out: OutOption = Path("tritlab-layers"),
     context: ContextOption = 512,
     chunks: Annotated[
         int, typer.Option("--chunks", "-n", min=1, metavar="N", help="Windows of the text.")

@@ -9,10 +9,12 @@ import typer
 
 from tritlab._options import (
     BackendOption,
+    BaseOption,
     ContextOption,
     ImatrixOption,
     JsonOption,
     ModelArgument,
+    OutOption,
     TextOption,
     ThreadsOption,
 )
@@ -52,15 +54,8 @@ def search(
             show_default=False,
         ),
     ] = None,
-    base: Annotated[
-        str,
-        typer.Option(
-            "--base", metavar="NAME", help='Reference: "file" for the file as it is, or F16.'
-        ),
-    ] = "file",
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the results go.")
-    ] = Path("tritlab-search"),
+    base: BaseOption = "file",
+    out: OutOption = Path("tritlab-search"),
     context: ContextOption = 512,
     chunks: Annotated[
         int,
