@@ -531,7 +531,26 @@ fn child() {
     assert_eq!(x, [0.0, 4.0]);
 }
 
-/// A new variant needs a test in this file.
+#[test]
+fn dense_weights_have_no_codes() {
+    for (format, name) in [(Format::F32, "F32"), (Format::F16, "F16"), (Format::BF16, "BF16")] {
+        let matrix = Matrix::quantize(format, 2, 3, &[0.5; 6]).unwrap();
+        assert_eq!(matrix.codes(), Err(Error::NoCodes { format: name }));
+        assert_eq!(matrix.group_scales(), Err(Error::NoCodes { format: name }));
+    }
+    assert!(Error::NoCodes { format: "F16" }.to_string().starts_with("F16 has no codes"));
+}
+
+/// Of a kernel that this CPU lacks: there always are some, of the other architecture.
+#[test]
+fn code_that_cannot_be_shown() {
+    let other = backend::kernels().into_iter().find(|k| !k.available).unwrap();
+    let error = other.disassemble().unwrap_err();
+    let Error::Disassembly { kernel, why } = &error else { panic!("{error:?}") };
+    assert_eq!(kernel, &other.name);
+    assert!(!why.is_empty() && error.to_string().contains(why.as_str()), "{error}");
+}
+
 #[test]
 fn matrices_of_two_shapes_are_not_compared() {
     let matrix =
@@ -542,6 +561,7 @@ fn matrices_of_two_shapes_are_not_compared() {
     assert_eq!(e.to_string(), "the first matrix is 2 x 3, the second 3 x 2");
 }
 
+/// A new variant needs a test in this file.
 #[test]
 fn every_variant_is_tested() {
     let source = include_str!("../src/error.rs");
