@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use tritlab_benches::*;
 use tritlab_kernels::backend::Ops;
-use tritlab_kernels::op::{CacheType, KeyValues};
+use tritlab_kernels::op::{CacheType, KeyValues, Queries, Query};
 use tritlab_kernels::oracle::Activation;
 use tritlab_kernels::{Backend, Grouping};
 
@@ -13,6 +13,8 @@ const WIDTH: usize = 2560;
 const HIDDEN: usize = 6912;
 const HEAD: usize = 128;
 const POSITIONS: usize = 1024;
+/// Queries of a prompt that attend together.
+const PROMPT: usize = 32;
 
 /// Times `run` on every backend: it reads `numbers` and changes `out` from `start`, which must give the oracle's bits.
 fn bench(
@@ -91,7 +93,18 @@ fn main() {
     let scores = std::cell::RefCell::new(Vec::new());
     let read = (2 * POSITIONS + 1) * HEAD;
     bench((&mut c, &mut record), (&name, read), &[0.0; HEAD], |ops, out| {
-        ops.attention(&q, &kv, 0..POSITIONS, scale, None, &mut scores.borrow_mut(), out);
+        let each = [Query { at: 0, range: 0..POSITIONS }];
+        let queries = Queries { vectors: &q, each: &each, scale, cap: None };
+        ops.attention(&queries, &kv, &mut scores.borrow_mut(), out);
+    });
+    // A stretch of a prompt, as prefill works on it.
+    let each: Vec<Query> =
+        (0..PROMPT).map(|i| Query { at: i * HEAD, range: 0..POSITIONS - PROMPT + i + 1 }).collect();
+    let q = painted(PROMPT * HEAD);
+    let name = format!("attention/{PROMPT} x {HEAD} x {POSITIONS} positions");
+    bench((&mut c, &mut record), (&name, read), &vec![0.0; PROMPT * HEAD], |ops, out| {
+        let queries = Queries { vectors: &q, each: &each, scale, cap: None };
+        ops.attention(&queries, &kv, &mut scores.borrow_mut(), out);
     });
     c.final_summary();
     record.summary();

@@ -6,7 +6,6 @@
 //!
 //! To add a backend: write `isa/<name>.rs`, and add one line to [`Backend`]'s list and to `build`.
 
-use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -20,7 +19,7 @@ use crate::matrix::{Matrix, Weights};
 use crate::op::product::{Product, product, product_oracle};
 #[cfg(target_arch = "x86_64")]
 use crate::op::tiles;
-use crate::op::{KeyValues, attention, gate, norm, quantize, rope};
+use crate::op::{KeyValues, Queries, attention, gate, norm, quantize, rope};
 use crate::op::{base3::Base3, dense::Dense, integer::Integer};
 use crate::oracle::{self, Activation};
 use crate::panel::Panels;
@@ -109,7 +108,7 @@ pub fn available() -> Vec<Backend> {
     Backend::ALL.into_iter().filter(|b| b.available()).collect()
 }
 
-type Attention = fn(&[f32], &KeyValues, Range<usize>, f32, Option<f32>, &mut Vec<f32>, &mut [f32]);
+type Attention = fn(&Queries<'_>, &KeyValues, &mut Vec<f32>, &mut [f32]);
 
 /// The operations of one backend. Fields are function pointers with the meaning of the oracle's
 /// function of the same name.
@@ -250,28 +249,24 @@ impl Ops {
         (self.rope)(x, cos, sin);
     }
 
-    /// One query head (`q`, `[dim]`) over positions `range` of one key-value head; definition:
-    /// [`oracle::attention`]. `scores` is scratch.
+    /// Query heads over one key-value head; definition: [`oracle::attention`] of each. `scores` is scratch.
     ///
     /// # Panics
-    /// If the dimensions differ, the range is empty, or it is not inside what has been pushed.
-    #[allow(clippy::too_many_arguments, reason = "they are the operation's own operands")]
+    /// If a query is outside `vectors` or `out`, sees nothing, or positions that are not in the cache.
     pub fn attention(
         &self,
-        q: &[f32],
+        queries: &Queries<'_>,
         kv: &KeyValues,
-        range: Range<usize>,
-        scale: f32,
-        cap: Option<f32>,
         scores: &mut Vec<f32>,
         out: &mut [f32],
     ) {
-        assert!(q.len() == kv.dim() && out.len() == q.len(), "attention: dimensions differ");
-        assert!(
-            range.start < range.end && range.end <= kv.len(),
-            "attention: positions not in the cache"
-        );
-        (self.attention)(q, kv, range, scale, cap, scores, out);
+        let room = queries.vectors.len().min(out.len());
+        for q in queries.each {
+            let end = q.at.checked_add(kv.dim());
+            assert!(end.is_some_and(|end| end <= room), "attention: dimensions differ");
+            assert!(kv.holds(&q.range), "attention: positions not in the cache");
+        }
+        (self.attention)(queries, kv, scores, out);
     }
 }
 

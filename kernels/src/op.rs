@@ -6,6 +6,7 @@ pub(crate) mod base3;
 pub(crate) mod dense;
 pub(crate) mod gate;
 pub(crate) mod integer;
+pub(crate) mod key_values;
 pub(crate) mod lanes;
 pub(crate) mod norm;
 pub(crate) mod product;
@@ -15,7 +16,8 @@ pub(crate) mod rope;
 pub(crate) mod tiles;
 
 pub use crate::oracle::Activation;
-pub use attention::{CacheType, KeyValues};
+pub use attention::{Queries, Query};
+pub use key_values::{CacheType, KeyValues};
 pub use product::{matmul, matmul_acts, matmul_many};
 
 use crate::backend::active;
@@ -54,24 +56,17 @@ pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     active().rope(x, cos, sin);
 }
 
-/// One query head (`q`, `[dim]`) over positions `range` of one key-value head; definition:
-/// [`crate::oracle::attention`].
+/// Query heads over one key-value head, each by itself as defined by [`crate::oracle::attention`]: the answer of
+/// a query goes where its vector is among the queries'. Together they cost less than one by one.
 ///
 /// # Panics
-/// If the dimensions differ, the range is empty, or it is not inside what has been pushed.
-pub fn attention(
-    q: &[f32],
-    kv: &KeyValues,
-    range: std::ops::Range<usize>,
-    scale: f32,
-    cap: Option<f32>,
-    out: &mut [f32],
-) {
+/// If a query is outside `vectors` or `out`, sees nothing, or positions that are not in the cache.
+pub fn attention(queries: &Queries<'_>, kv: &KeyValues, out: &mut [f32]) {
     thread_local! {
-        /// The scores of one head: kept, so that a head costs no allocation.
+        /// The scores: kept, so that a head costs no allocation.
         static SCORES: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
     }
-    SCORES.with_borrow_mut(|scores| active().attention(q, kv, range, scale, cap, scores, out));
+    SCORES.with_borrow_mut(|scores| active().attention(queries, kv, scores, out));
 }
 
 /// The softmax row of one query head over `keys`, `[n][dim]`, the weights by which [`attention`] mixes values:

@@ -8,11 +8,13 @@
 #[path = "support/inputs.rs"]
 mod inputs;
 
+use std::ops::Range;
+
 use inputs::*;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tritlab_kernels::backend::{Ops, kernels};
-use tritlab_kernels::op::{CacheType, KeyValues};
+use tritlab_kernels::op::{CacheType, KeyValues, Queries, Query};
 use tritlab_kernels::oracle::{self, Activation};
 use tritlab_kernels::{Backend, Format, Grouping, Matrix, Panels, Weights};
 
@@ -156,25 +158,41 @@ fn attention(backend: Backend) {
     let Some(ops) = ops(backend) else { return };
     // Head dimensions: of real models; 80 and 96 are a 64 and a rest; 100 and 17 have tails.
     for dim in [16, 17, 32, 64, 80, 96, 100, 128, 256] {
-        // (first, end): one position; a block; across blocks; not at multiples of 16; four blocks abreast.
-        let ranges = [(0, 1), (0, 16), (3, 19), (17, 18), (16, 32), (5, 131), (63, 127), (0, 133)];
+        // One position; a block; across blocks; not at multiples of 16; four blocks abreast.
+        let ranges = [0..1, 0..16, 3..19, 17..18, 16..32, 5..131, 63..127, 0..133];
+        for range in &ranges {
+            attend(ops, dim, 133, std::slice::from_ref(range), Values::Painted, 1);
+        }
+        // All of these together, which are nothing like each other; a prompt's; a window's, over the edges of blocks.
         attend(ops, dim, 133, &ranges, Values::Painted, 1);
-        attend(ops, dim, 20, &[(0, 20), (2, 17)], Values::Zeros, 2);
-        attend(ops, dim, 20, &[(0, 20), (2, 17)], Values::Wide, 3);
+        let prompt: Vec<_> = (0..11).map(|t| 0..t + 1).collect();
+        attend(ops, dim, 20, &prompt, Values::Zeros, 2);
+        let window: Vec<_> = (60..82).map(|t| t - 33..t + 1).collect();
+        attend(ops, dim, 90, &window, Values::Wide, 3);
     }
-    let strategy = (1..140usize, 1..140usize, 0..90usize, any::<u64>());
-    let result = TestRunner::new(cases(64)).run(&strategy, |(dim, count, first, seed)| {
-        let kind = [Values::Wide, Values::Painted, Values::Subnormal][Random(seed).below(3)];
-        attend(ops, dim, first + count, &[(first, first + count)], kind, seed);
-        Ok(())
-    });
+    // Several heads of several queries, of a prompt that follows another, perhaps through a window.
+    let strategy = (1..140usize, 0..150usize, 1..14usize, 1..4usize, any::<(u16, u64)>());
+    let result =
+        TestRunner::new(cases(64)).run(&strategy, |(dim, before, n, heads, (window, seed))| {
+            let kind = [Values::Wide, Values::Painted, Values::Subnormal][Random(seed).below(3)];
+            let window = [1, 7, 16, 40, usize::MAX][usize::from(window) % 5];
+            let sees = |t: usize| (t + 1).saturating_sub(window)..t + 1;
+            let ranges: Vec<_> = (0..n * heads).map(|i| sees(before + i / heads)).collect();
+            attend(ops, dim, before + n, &ranges, kind, seed);
+            Ok(())
+        });
     result.unwrap_or_else(|e| panic!("{e}"));
 }
 
-fn attend(ops: &Ops, dim: usize, len: usize, ranges: &[(usize, usize)], values: Values, seed: u64) {
+/// Queries that see `ranges` of `len` positions, all at once, against the oracle one by one.
+fn attend(ops: &Ops, dim: usize, len: usize, ranges: &[Range<usize>], values: Values, seed: u64) {
     let keys = values.make(dim * len, seed ^ 2);
     let cached = Values::Painted.make(dim * len, seed ^ 3);
-    let q = Values::Painted.make(dim, seed ^ 4);
+    // Their vectors are in another order than they are, and not side by side.
+    let each: Vec<Query> = (ranges.iter().rev().enumerate())
+        .map(|(i, range)| Query { at: (ranges.len() - 1 - i) * (dim + 3), range: range.clone() })
+        .collect();
+    let vectors = Values::Painted.make(ranges.len() * (dim + 3), seed ^ 4);
     for ty in CacheType::ALL {
         let hold = |x: &[f32]| -> Vec<f32> {
             x.iter()
@@ -188,23 +206,26 @@ fn attend(ops: &Ops, dim: usize, len: usize, ranges: &[(usize, usize)], values: 
         }
         let scale = 1.0 / (dim as f32).sqrt();
         let mut scores = vec![f32::NAN; 3]; // scratch: what it held before must not matter
-        for &(first, end) in ranges {
-            // What lies before the range may be there or not.
-            let mut cut = kv.clone();
-            cut.forget_before(first);
-            assert_eq!((cut.start(), cut.len()), (first / 16 * 16, len));
-            for (kv, cap) in [(&kv, None), (&kv, Some(50.0)), (&cut, None)] {
-                let (mut got, mut expected) = (vec![7.0; dim], vec![7.0; dim]);
-                ops.attention(&q, kv, first..end, scale, cap, &mut scores, &mut got);
-                let (k, v) = (&keys[first * dim..end * dim], &cached[first * dim..end * dim]);
-                oracle::attention(&q, k, v, scale, cap, &mut expected);
-                let what = format!(
-                    "attention-{}, {ty:?}, dim {dim}, positions {first}..{end} of {len} from {}, cap {cap:?}, {values:?}, seed {seed}",
-                    ops.backend(),
-                    kv.start(),
-                );
-                assert_bits(&what, &got, &expected);
+        // What lies before all of them may be there or not.
+        let first = ranges.iter().map(|r| r.start).min().expect("a query");
+        let mut cut = kv.clone();
+        cut.forget_before(first);
+        assert_eq!((cut.start(), cut.len()), (first / 16 * 16, len));
+        for (kv, cap) in [(&kv, None), (&kv, Some(50.0)), (&cut, None)] {
+            let (mut got, mut expected) = (vec![7.0; vectors.len()], vec![7.0; vectors.len()]);
+            let queries = Queries { vectors: &vectors, each: &each, scale, cap };
+            ops.attention(&queries, kv, &mut scores, &mut got);
+            for Query { at, range } in &each {
+                let (q, out) = (&vectors[*at..at + dim], &mut expected[*at..at + dim]);
+                let held = range.start * dim..range.end * dim;
+                oracle::attention(q, &keys[held.clone()], &cached[held], scale, cap, out);
             }
+            let what = format!(
+                "attention-{}, {ty:?}, dim {dim}, positions {ranges:?} of {len} from {}, cap {cap:?}, {values:?}, seed {seed}",
+                ops.backend(),
+                kv.start(),
+            );
+            assert_bits(&what, &got, &expected);
         }
     }
 }

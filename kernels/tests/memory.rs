@@ -12,7 +12,7 @@ mod inputs;
 
 use inputs::*;
 use tritlab_kernels::backend::{available, force};
-use tritlab_kernels::op::{CacheType, KeyValues};
+use tritlab_kernels::op::{CacheType, KeyValues, Queries, Query};
 use tritlab_kernels::oracle::Activation;
 use tritlab_kernels::{Backend, Format, Grouping, Panels, Weights, matmul};
 
@@ -247,7 +247,9 @@ fn attention() {
             kv.push(&Values::Painted.make(dim, j), &Values::Painted.make(dim, j + 50));
         }
         let ops = backend.ops().unwrap();
-        ops.attention(q, &kv, 2..21, 0.125, Some(50.0), &mut Vec::new(), out);
+        let each = [Query { at: 0, range: 2..21 }];
+        let queries = Queries { vectors: q, each: &each, scale: 0.125, cap: Some(50.0) };
+        ops.attention(&queries, &kv, &mut Vec::new(), out);
     });
 }
 

@@ -30,6 +30,9 @@ use crate::rope::{Rope, Table};
 /// Tokens that are run through the layers together.
 pub const BATCH: usize = 512;
 
+/// Tokens whose queries attend together.
+const TOGETHER: usize = 8;
+
 /// One layer's weights.
 #[derive(Debug)]
 pub struct Layer {
@@ -78,6 +81,11 @@ fn finite(what: &'static str, x: &[f32]) -> Result<()> {
     let index = x.iter().position(|v| !v.is_finite()).unwrap_or(0);
     let value = x[index].to_string();
     Err(tritlab_kernels::Error::NotFinite { what, index, value }.into())
+}
+
+/// `x += y`, rows of `width`.
+fn add(x: &mut [f32], y: &[f32], width: usize) {
+    threads::for_each_chunk(x, width, |t, row| op::add(row, &y[t * width..][..width]));
 }
 
 /// The weights of a model.
@@ -337,11 +345,24 @@ impl Decoder {
             let (weights, end) = self.attention_weights(i, &q, step);
             observer.attention(i, &weights, end);
         }
-        threads::for_each_chunk_uneven(&mut mixed, d, |r, out| {
-            let (t, head) = (r / c.heads, r % c.heads);
-            let (kv, range) = step.sees(i, t, head / group, window);
-            let q = &q[r * d..(r + 1) * d];
-            op::attention(q, kv, range, c.score_scale, c.score_cap, out);
+        // Many tokens: some of them together, over all heads, because queries of one head of keys share it. Few:
+        // every head by itself, so that no thread waits.
+        let together = if n >= TOGETHER * threads::get() { TOGETHER * c.heads } else { 1 };
+        threads::for_each_chunk_uneven(&mut mixed, together * d, |task, out| {
+            let first = task * together;
+            let vectors = &q[first * d..][..out.len()];
+            let last = first + out.len() / d;
+            for kv_head in 0..c.kv_heads {
+                let heads = (first..last).filter(|r| r % c.heads / group == kv_head);
+                let queries: Vec<_> =
+                    heads.map(|r| step.query(r / c.heads, window, (r - first) * d)).collect();
+                for same in queries.chunk_by(|a, b| a.0 == b.0) {
+                    let kv = &step.parts[same[0].0].cache.layers[i][kv_head];
+                    let each: Vec<_> = same.iter().map(|(_, query)| query.clone()).collect();
+                    let (scale, cap) = (c.score_scale, c.score_cap);
+                    op::attention(&op::Queries { vectors, each: &each, scale, cap }, kv, out);
+                }
+            }
         });
         [q, k, v].into_iter().for_each(|b| buffers.give(b));
         let mixed = self.norm_if(mixed, layer.attn_sub_norm.as_ref(), buffers);
@@ -349,7 +370,7 @@ impl Decoder {
         let [y] = project([&layer.o], &mixed, n, buffers)?;
         buffers.give(mixed);
         let y = self.norm_if(y, layer.post_attn_norm.as_ref(), buffers);
-        op::add(x, &y);
+        add(x, &y, c.hidden);
         buffers.give(y);
         Ok(())
     }
@@ -362,7 +383,8 @@ impl Decoder {
         let mut weights = vec![0.0; step.queries.len() * c.heads * end];
         threads::for_each_chunk_uneven(&mut weights, end.max(1), |r, row| {
             let (t, head) = (r / c.heads, r % c.heads);
-            let (kv, range) = step.sees(i, t, head / group, c.window(i));
+            let (part, op::Query { range, .. }) = step.query(t, c.window(i), 0);
+            let kv = &step.parts[part].cache.layers[i][head / group];
             let keys: Vec<f32> = range.clone().flat_map(|j| kv.key(j)).collect();
             let q = &q[r * d..(r + 1) * d];
             op::attention_weights(q, &keys, c.score_scale, c.score_cap, &mut row[range]);
@@ -423,7 +445,7 @@ impl Decoder {
         let [y] = project([&layer.down], &gate, n, buffers)?;
         buffers.give(gate);
         let y = self.norm_if(y, layer.post_ffn_norm.as_ref(), buffers);
-        op::add(x, &y);
+        add(x, &y, self.config.hidden);
         buffers.give(y);
         Ok(())
     }
@@ -460,27 +482,26 @@ impl Step<'_, '_> {
                     }
                 }
             }
-            for (k, v) in k.chunks_exact(row).zip(v.chunks_exact(row)) {
-                let heads = k.chunks_exact(d).zip(v.chunks_exact(d));
-                for (kv, (k, v)) in cache.layers[i].iter_mut().zip(heads) {
-                    kv.push(k, v);
+            let push = |head: usize, kv: &mut [op::KeyValues]| {
+                for (k, v) in k.chunks_exact(row).zip(v.chunks_exact(row)) {
+                    let at = head * d..(head + 1) * d;
+                    kv[0].push(&k[at.clone()], &v[at]);
                 }
+            };
+            if ids.len() > 1 {
+                threads::for_each_chunk(&mut cache.layers[i], 1, push);
+            } else {
+                cache.layers[i].chunks_mut(1).enumerate().for_each(|(head, kv)| push(head, kv));
             }
         }
         Ok(())
     }
 
-    /// What query `t` of layer `i` sees of a key-value head.
-    fn sees(
-        &self,
-        i: usize,
-        t: usize,
-        head: usize,
-        window: Option<usize>,
-    ) -> (&op::KeyValues, std::ops::Range<usize>) {
+    /// The part that the query of token `t` belongs to, and the query, whose vector is at `at`.
+    fn query(&self, t: usize, window: Option<usize>, at: usize) -> (usize, op::Query) {
         let (part, position) = self.queries[t];
         let end = position + 1;
         let first = window.map_or(0, |w| end.saturating_sub(w));
-        (&self.parts[part].cache.layers[i][head], first..end)
+        (part, op::Query { at, range: first..end })
     }
 }

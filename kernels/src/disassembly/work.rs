@@ -5,7 +5,7 @@ use crate::backend::{Backend, Kernel, Ops};
 use crate::error::Result;
 use crate::format::{Format, Grouping};
 use crate::matrix::Matrix;
-use crate::op::{CacheType, KeyValues};
+use crate::op::{CacheType, KeyValues, Queries, Query};
 use crate::oracle::Activation;
 use crate::panel::{Panels, ROWS};
 
@@ -89,7 +89,10 @@ fn attention(ops: &'static Ops, positions: usize) -> Work {
     for _ in 0..positions {
         cache.push(&q, &q);
     }
-    let all = 0..positions;
-    let run = move || ops.attention(&q, &cache, all.clone(), 0.125, None, &mut scores, &mut out);
+    let each = [Query { at: 0, range: 0..positions }];
+    let run = move || {
+        let queries = Queries { vectors: &q, each: &each, scale: 0.125, cap: None };
+        ops.attention(&queries, &cache, &mut scores, &mut out);
+    };
     Work { run: Box::new(run), units: 2 * positions * HEAD, tokens: 1 }
 }
