@@ -13,10 +13,13 @@
 mod aligned;
 mod codes;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use aligned::Aligned;
 
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result, all_finite, check_finite, check_len};
 use crate::format::Grouping;
+use crate::threads;
 
 /// Columns of a chunk: what the kernels for planes of bits do at a time.
 pub const CHUNK: usize = 32;
@@ -42,8 +45,8 @@ pub struct Acts {
     pub(crate) sum: Vec<i32>,
     /// [n][padded / 16] sums of 16 codes, for k-quants; empty unless groups are of 256.
     pub(crate) sub_sum: Vec<i16>,
-    /// [n][groups][`PAIRS`] the same, and sums of 32, in the order that [`crate::isa::Isa::dot_sub`] wants.
-    pairs: Vec<i16>,
+    /// [n][groups] the same, and sums of 32, in the order that [`crate::isa::Isa::dot_sub`] wants.
+    pairs: Vec<[i16; PAIRS]>,
     /// [n][cols] f32; empty unless dense.
     pub(crate) x: Vec<f32>,
 }
@@ -69,27 +72,38 @@ impl Acts {
     ) -> Result<Self> {
         let mut acts = Acts::empty(grouping, n, cols, x.len())?;
         if grouping == Grouping::Dense {
-            crate::error::check_finite("activations", x)?;
+            check_finite("activations", x)?;
             acts.x = x.to_vec();
             return Ok(acts);
         }
-        acts.q = Aligned::zeros(n * acts.padded);
+        acts.q = Aligned::any(n * acts.padded);
         acts.scale = vec![0.0; n * acts.groups];
         acts.sum = vec![0; n * acts.groups];
         if cols == 0 {
+            acts.q.fill(0);
             return Ok(acts);
         }
-        crate::error::check_finite("activations", x)?;
+        let finite = AtomicBool::new(true);
         let (group, floor) = (grouping.len().unwrap_or(cols), floor(grouping));
         let (padded, groups) = (acts.padded, acts.groups);
         let Acts { q, scale, sum, .. } = &mut acts;
-        crate::threads::for_each_row4(
+        threads::for_each_row4(
             (x, cols),
             (&mut **q, padded),
             (scale, groups),
             (sum, groups),
-            |x, q, scale, sum| row_kernel(x, group, floor, q, scale, sum),
+            |x, q, scale, sum| {
+                if all_finite(x) {
+                    row_kernel(x, group, floor, q, scale, sum);
+                    q[cols..].fill(0);
+                } else {
+                    finite.store(false, Ordering::Relaxed);
+                }
+            },
         );
+        if !finite.into_inner() {
+            check_finite("activations", x)?;
+        }
         acts.sum_sixteens();
         Ok(acts)
     }
@@ -128,11 +142,21 @@ impl Acts {
 
     /// Fills the sums of 16 codes, where k-quants read them.
     fn sum_sixteens(&mut self) {
-        if self.grouping == Grouping::Group256 {
-            let sixteen = |q: &[i8; 16]| q.iter().map(|&q| i16::from(q)).sum();
-            self.sub_sum = self.q.as_chunks().0.iter().map(sixteen).collect();
-            let rows = (0..self.n).flat_map(|t| pairs(self.sub_sums(t), self.groups));
-            self.pairs = rows.collect();
+        if self.grouping == Grouping::Group256 && self.n > 0 {
+            let (sixteens, groups) = (self.padded / 16, self.groups);
+            let sum = |q: &[i8; 16]| q.iter().map(|&q| i16::from(q)).sum();
+            let mut sub_sum = vec![0; self.n * sixteens];
+            threads::for_each_chunk(&mut sub_sum, sixteens, |t, to| {
+                to.iter_mut().zip(self.codes(t).as_chunks().0).for_each(|(to, q)| *to = sum(q));
+            });
+            self.sub_sum = sub_sum;
+            let mut all = vec![[0; PAIRS]; self.n * groups];
+            threads::for_each_chunk(&mut all, groups.max(1), |t, to| {
+                to.iter_mut()
+                    .zip(self.sub_sums(t).as_chunks().0)
+                    .for_each(|(to, s)| *to = pairs(s));
+            });
+            self.pairs = all;
         }
     }
 
@@ -191,8 +215,7 @@ impl Acts {
     /// order 0, 2, 1, 3; groups of 256 only.
     #[inline(always)]
     pub(crate) fn sub_pairs(&self, t: usize, g: usize, len: usize) -> &[[i16; 4]] {
-        let group = &self.pairs[(t * self.groups + g) * PAIRS..][..PAIRS];
-        let (sixteens, thirty_twos) = group.split_at(16);
+        let (sixteens, thirty_twos) = self.pairs[t * self.groups + g].split_at(16);
         if len == 16 { sixteens.as_chunks().0 } else { thirty_twos.as_chunks().0 }
     }
 
@@ -205,20 +228,18 @@ impl Acts {
 /// Sums of 16 and of 32 codes in a group of 256.
 const PAIRS: usize = 16 + 8;
 
-/// See [`Acts::sub_pairs`].
-fn pairs(sixteens: &[i16], groups: usize) -> impl Iterator<Item = i16> {
-    sixteens.as_chunks::<16>().0.iter().take(groups).flat_map(|s| {
-        let swap = |i: usize| i / 4 * 4 + [0, 2, 1, 3][i % 4];
-        let mut out = [0; PAIRS];
-        for i in 0..16 {
-            out[i] = s[swap(i)];
-        }
-        for i in 0..8 {
-            let i32 = swap(i);
-            out[16 + i] = s[2 * i32] + s[2 * i32 + 1];
-        }
-        out
-    })
+/// Of a group's sums of 16: see [`Acts::sub_pairs`].
+fn pairs(sixteens: &[i16; 16]) -> [i16; PAIRS] {
+    let swap = |i: usize| i / 4 * 4 + [0, 2, 1, 3][i % 4];
+    let mut out = [0; PAIRS];
+    for i in 0..16 {
+        out[i] = sixteens[swap(i)];
+    }
+    for i in 0..8 {
+        let i32 = swap(i);
+        out[16 + i] = sixteens[2 * i32] + sixteens[2 * i32 + 1];
+    }
+    out
 }
 
 /// Smallest `max|x|` of a group.

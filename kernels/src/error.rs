@@ -277,13 +277,17 @@ pub(crate) fn check_len(what: &'static str, expected: usize, got: usize) -> Resu
 
 /// `Ok` when every element is finite.
 pub(crate) fn check_finite(what: &'static str, x: &[f32]) -> Result<()> {
-    // Chunks without a branch inside: the compiler vectorises the usual, all-finite case.
-    let finite = |chunk: &[f32]| chunk.iter().fold(true, |ok, v| ok & v.is_finite());
-    if x.chunks(64).all(finite) {
+    if all_finite(x) {
         return Ok(());
     }
     match x.iter().position(|v| !v.is_finite()) {
         None => Ok(()),
         Some(index) => Err(Error::NotFinite { what, index, value: x[index].to_string() }),
     }
+}
+
+/// Whether no number is NaN or infinite.
+pub(crate) fn all_finite(x: &[f32]) -> bool {
+    // Chunks without a branch inside: the compiler vectorises the usual, all-finite case.
+    x.chunks(64).all(|chunk| chunk.iter().fold(true, |ok, v| ok & v.is_finite()))
 }

@@ -43,14 +43,17 @@ impl Linear {
 
     /// What is left to do to the products `y`, [n][rows].
     fn finish(&self, y: &mut [f32]) {
-        if let Some(s) = self.scale {
-            op::scale(y, s);
+        if self.scale.is_none() && self.bias.is_none() || y.is_empty() {
+            return;
         }
-        if let Some(bias) = &self.bias {
-            for row in y.chunks_exact_mut(bias.len()) {
+        threads::for_each_chunk(y, self.rows(), |_, row| {
+            if let Some(s) = self.scale {
+                op::scale(row, s);
+            }
+            if let Some(bias) = &self.bias {
                 op::add(row, bias);
             }
-        }
+        });
     }
 }
 

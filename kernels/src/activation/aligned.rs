@@ -1,5 +1,6 @@
 //! Codes that begin at a cache line.
 
+use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 
 /// Bytes of a cache line.
@@ -14,16 +15,45 @@ pub(crate) struct Aligned {
     len: usize,
 }
 
+thread_local! {
+    /// Of the last ones that were dropped: every layer of a prompt needs one, and a fresh one costs its zeroing and
+    /// its page faults.
+    static SPARE: Cell<Vec<i8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Bytes above which memory is given back at once.
+const KEEP: usize = 1 << 24;
+
 impl Aligned {
-    /// `len` zeros.
-    pub fn zeros(len: usize) -> Self {
+    /// `len` codes with any contents.
+    pub fn any(len: usize) -> Self {
         if len == 0 {
             return Self::default();
         }
-        let bytes = vec![0; len + LINE];
+        let mut bytes = SPARE.take();
+        if bytes.len() < len + LINE {
+            bytes = vec![0; len + LINE];
+        }
         // The answer may be "impossible"; then the start is as good as any.
         let start = bytes.as_ptr().align_offset(LINE).min(LINE);
         Aligned { bytes, start, len }
+    }
+}
+
+impl Drop for Aligned {
+    fn drop(&mut self) {
+        if self.bytes.len() <= KEEP {
+            // A thread that ends has nothing to keep it for.
+            let _ = SPARE.try_with(|spare| {
+                let other = spare.take();
+                let longer = if other.len() > self.bytes.len() {
+                    other
+                } else {
+                    std::mem::take(&mut self.bytes)
+                };
+                spare.set(longer);
+            });
+        }
     }
 }
 
@@ -43,7 +73,7 @@ impl DerefMut for Aligned {
 
 impl Clone for Aligned {
     fn clone(&self) -> Self {
-        let mut copy = Self::zeros(self.len);
+        let mut copy = Self::any(self.len);
         copy.copy_from_slice(self);
         copy
     }

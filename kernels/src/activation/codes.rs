@@ -46,7 +46,8 @@ impl Acts {
         if let Some(index) = codes.iter().position(|q| *q == i8::MIN) {
             return Err(Error::CodeRange { index, code: i8::MIN });
         }
-        acts.q = super::Aligned::zeros(n * acts.padded);
+        acts.q = super::Aligned::any(n * acts.padded);
+        acts.q.fill(0);
         acts.scale = scales.to_vec();
         acts.sum = vec![0; n * acts.groups];
         if cols == 0 {

@@ -1,8 +1,8 @@
 //! gemv and gemm: checks, threads, and the step from a panel to the kernel that reads it.
 //!
-//! Panels are split over threads; a panel's outputs for all tokens are written together ([tokens][64])
-//! and put into row-major order at the end. The number of threads, the split and the batch never change
-//! an output: each is one row's own sum.
+//! Panels are split over threads, or tokens where there are many; a panel's outputs are written together
+//! ([tokens][64]) and then put into row-major order. The number of threads, the split and the batch never
+//! change an output: each is one row's own sum.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -125,13 +125,72 @@ pub fn matmul_many(jobs: &mut [(&Panels, &mut [f32])], acts: &Acts) -> Result<()
         return Ok(());
     }
     let kernel = |format: Format| if n == 1 { ops.gemv(format) } else { ops.gemm(format) };
+    let some = jobs.iter_mut().filter(|(w, _)| w.rows() > 0);
+    let (matrices, outs): (Vec<&Panels>, Vec<&mut [f32]>) =
+        some.map(|(w, out)| (*w, &mut **out)).unzip();
+    if n >= EACH * threads::get() {
+        by_tokens(&matrices, outs, acts, kernel);
+    } else {
+        by_panels(&matrices, outs, acts, kernel);
+    }
+    Ok(())
+}
+
+/// Tokens for each thread from which on a thread takes tokens, not panels: from here on the weights, which then
+/// every thread reads, cost little beside the products.
+const EACH: usize = 64;
+
+/// A thread takes some of the tokens, and all panels: outputs are put in order while they are near.
+fn by_tokens(
+    matrices: &[&Panels],
+    outs: Vec<&mut [f32]>,
+    acts: &Acts,
+    kernel: impl Fn(Format) -> Product + Sync,
+) {
+    // Whole tiles of every backend.
+    let tokens = acts.n().div_ceil(threads::get()).next_multiple_of(48);
+    let mut pieces: Vec<Vec<&mut [f32]>> = Vec::new();
+    pieces.resize_with(acts.n().div_ceil(tokens), Vec::new);
+    for (w, out) in matrices.iter().zip(outs) {
+        for (piece, out) in pieces.iter_mut().zip(out.chunks_mut(tokens * w.rows())) {
+            piece.push(out);
+        }
+    }
+    threads::for_each_chunk(&mut pieces, 1, |i, piece| {
+        let t0 = i * tokens;
+        let n = tokens.min(acts.n() - t0);
+        let mut scratch = Scratch::take(n * ROWS);
+        let block = &mut scratch.0[..n * ROWS];
+        for (w, out) in matrices.iter().zip(piece[0].iter_mut()) {
+            for p in 0..w.panels() {
+                kernel(w.format())(w, p, acts, t0, block);
+                let rows = p * ROWS..w.rows().min((p + 1) * ROWS);
+                for (row, y) in out.chunks_exact_mut(w.rows()).zip(block.as_chunks::<ROWS>().0) {
+                    // A whole panel is a few vectors; a call of `memcpy` would cost as much as the copying.
+                    match row[rows.start..].first_chunk_mut() {
+                        Some(to) => *to = *y,
+                        None => row[rows.clone()].copy_from_slice(&y[..rows.len()]),
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// A thread takes some of the panels, and all tokens.
+fn by_panels(
+    matrices: &[&Panels],
+    outs: Vec<&mut [f32]>,
+    acts: &Acts,
+    kernel: impl Fn(Format) -> Product + Sync,
+) {
+    let n = acts.n();
     // One list of panels over all matrices; a panel's outputs are contiguous.
-    let total: usize = jobs.iter().map(|(w, _)| w.panels()).sum();
+    let total: usize = matrices.iter().map(|w| w.panels()).sum();
     let mut scratch = Scratch::take(total * n * ROWS);
     let scratch = &mut scratch.0[..total * n * ROWS];
-    let matrices: Vec<&Panels> = jobs.iter().map(|(w, _)| *w).collect();
     threads::for_each_chunk(scratch, n * ROWS, |mut p, block| {
-        for w in &matrices {
+        for w in matrices {
             if p < w.panels() {
                 return kernel(w.format())(w, p, acts, 0, block);
             }
@@ -139,14 +198,11 @@ pub fn matmul_many(jobs: &mut [(&Panels, &mut [f32])], acts: &Acts) -> Result<()
         }
     });
     let mut blocks = &*scratch;
-    for (w, out) in jobs.iter_mut() {
+    for (w, out) in matrices.iter().zip(outs) {
         let (mine, rest) = blocks.split_at(w.panels() * n * ROWS);
         blocks = rest;
-        if w.rows() > 0 {
-            scatter(mine, n, w.rows(), out);
-        }
+        scatter(mine, n, w.rows(), out);
     }
-    Ok(())
 }
 
 /// Outputs by panel, kept by their thread from product to product: a fresh buffer each time would cost

@@ -124,6 +124,11 @@ impl Parts {
         codes.min && matches!(codes.sub_len, Some(16))
     }
 
+    /// Whether the sums of a group's activations are needed.
+    const fn totals(codes: &Codes) -> bool {
+        Parts::less(codes) != 0 || codes.min && codes.sub_len.is_none()
+    }
+
     const fn count(codes: &Codes) -> usize {
         1 + Parts::two(codes) as usize + Parts::mins(codes) as usize
     }
@@ -308,6 +313,9 @@ fn combine<U: Unit, C: CodedFormat>(unit: U, ready: Ready<'_>, out: &mut [f32]) 
         Some(32) if groups == SHORT_STRETCH / 32 => {
             add_groups::<U, C, { SHORT_STRETCH / 32 }>(unit, ready, out);
         }
+        Some(32) if groups == SHORT_STRETCH / 64 => {
+            add_groups::<U, C, { SHORT_STRETCH / 64 }>(unit, ready, out);
+        }
         Some(64) if groups == SHORT_STRETCH / 64 => {
             add_groups::<U, C, { SHORT_STRETCH / 64 }>(unit, ready, out);
         }
@@ -344,36 +352,47 @@ fn add_groups<U: Unit, C: CodedFormat, const G: usize>(unit: U, ready: Ready<'_>
                 b[j] = half_line(isa, halves, geometry.scale_lines, v);
             }
         }
-        let tokens = out.as_chunks_mut::<ROWS>().0.iter_mut().take(TOKENS).enumerate().skip(done);
-        for (i, out) in tokens {
-            let dx: &[f32; G] =
-                acts.scales(t + i)[first..].first_chunk().expect("every group has one");
-            let total: &[i32; G] =
-                acts.sums(t + i)[first..].first_chunk().expect("every group has one");
+        // Places are found once and not once per token: with groups of 32 there is little else to do. Where totals are
+        // read too this would take more registers than there are, as measured.
+        let mut from = [[&[[0; 16]; TOKENS]; 3]; G];
+        for j in 0..G {
+            for part in 0..parts {
+                from[j][part] = &sums[j * parts + part].0[v];
+            }
+        }
+        let mut scales = &acts.scale[(t + done) * acts.groups()..];
+        let outs = out.as_chunks_mut::<ROWS>().0.iter_mut().take(TOKENS).enumerate().skip(done);
+        for (i, out) in outs {
+            let mut total = &[0; G];
+            if Parts::totals(&codes) {
+                scales = acts.scales(t + i);
+                total = acts.sums(t + i)[first..].first_chunk().expect("every group has one");
+            }
+            let dx: &[f32; G] = scales[first..].first_chunk().expect("every group has one");
+            scales = &scales[acts.groups()..];
             let out = &mut out.as_chunks_mut::<16>().0[v];
             let mut acc = isa.load(out);
             for j in 0..G {
-                let mut sum = unit.load(&sums[j * parts].0[v][i]);
+                let low = if Parts::totals(&codes) { &sums[j * parts].0[v] } else { from[j][0] };
+                let mut sum = unit.load(&low[i]);
                 if Parts::two(&codes) {
-                    sum = isa.mul_add_i32(
-                        sum,
-                        unit.load(&sums[j * parts + 1].0[v][i]),
-                        isa.splat_i32(256),
-                    );
+                    let high = unit.load(&from[j][1][i]);
+                    sum = isa.mul_add_i32(sum, high, isa.splat_i32(256));
                 }
                 if Parts::less(&codes) != 0 {
                     sum = isa.add_i32(sum, isa.splat_i32(Parts::less(&codes) * total[j]));
                 }
-                let sub_mins = &groups[j * geometry.group_lines()..][..geometry.sub_min_lines];
                 let scale = isa.splat(dx[j]);
                 let d = if in_block { isa.mul(d[j], scale) } else { scale };
                 acc = isa.fma(d, isa.to_f32(sum), acc);
                 if codes.min {
                     let total = match codes.sub_len {
-                        Some(_) if Parts::mins(&codes) => {
-                            unit.load(&sums[(j + 1) * parts - 1].0[v][i])
+                        Some(_) if Parts::mins(&codes) => unit.load(&from[j][parts - 1][i]),
+                        Some(len) => {
+                            let mins =
+                                &groups[j * geometry.group_lines()..][..geometry.sub_min_lines];
+                            weigh(isa, mins, v, acts.sub_pairs(t + i, first + j, len))
                         }
-                        Some(len) => weigh(isa, sub_mins, v, acts.sub_pairs(t + i, first + j, len)),
                         None => isa.splat_i32(total[j]),
                     };
                     acc = isa.fma(isa.mul(b[j], scale), isa.to_f32(total), acc);
