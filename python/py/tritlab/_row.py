@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tritlab._formats import is_ternary
-from tritlab.statistics import Estimate, Quality, median_mad
+from tritlab.statistics import Estimate, Quality
 
 if TYPE_CHECKING:
     from tritlab._types import TensorInfo
+    from tritlab.speed import Speed
 
 TERNARY_NOTE = (
     "ternary rounding of a model that was not trained for it: expected to be ruined. "
@@ -35,14 +36,12 @@ class Row:
     bytes_per_token: int
     rel_error: float
     quality: Quality
-    prefill_tok_s: tuple[float, ...]
-    decode_tok_s: tuple[float, ...]
-    bandwidth: float
-    """Bytes/s that memory gave just before this row's decode was timed."""
     load_s: float
     receipt: dict[str, Any]
     arrays: dict[str, Any] = field(repr=False)
     tensors: list[TensorInfo] = field(repr=False)
+    speed: Speed | None = None
+    """Speed of this model, or of its format at another's shapes; `None` where nothing was timed."""
     other: bool = False
     """Whether this is another model than the one that the comparison is of."""
     worst: list[dict[str, Any]] = field(default_factory=list, repr=False)
@@ -62,18 +61,23 @@ class Row:
 
     @property
     def prefill(self) -> tuple[float, float]:
-        """Median and median absolute deviation of prefill speed, tokens/s."""
-        return median_mad(self.prefill_tok_s)
+        """Median and median absolute deviation of prefill speed, tokens/s; NaN if not timed."""
+        return self.speed.prefill if self.speed else (math.nan, math.nan)
 
     @property
     def decode(self) -> tuple[float, float]:
-        """Median and median absolute deviation of decode speed, tokens/s."""
-        return median_mad(self.decode_tok_s)
+        """Median and median absolute deviation of decode speed, tokens/s; NaN if not timed."""
+        return self.speed.decode if self.speed else (math.nan, math.nan)
 
     @property
     def decode_bytes_s(self) -> float:
-        """Bytes of weights read per second while decoding."""
-        return self.bytes_per_token * self.decode[0]
+        """Bytes of weights read per second while decoding; NaN if not timed."""
+        return self.speed.decode_bytes_s if self.speed else math.nan
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the linear layers have more formats than one; `kind` is then the most common."""
+        return len({t["format"] for t in self.tensors if t["role"] == "linear"}) > 1
 
     @property
     def note(self) -> str:

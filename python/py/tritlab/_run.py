@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tritlab import _native, receipt
+from tritlab import _native, receipt, speed
 from tritlab._files import to_json
 from tritlab._formats import FILE, describe
 from tritlab._native import EvaluationError, Model, ShapeError
@@ -19,7 +19,7 @@ from tritlab.logprobs import LogProbs, StoreError
 from tritlab.tokens import worst
 
 if TYPE_CHECKING:
-    from tritlab._types import BenchTimes
+    from tritlab.speed import Speed
 
 
 @dataclass
@@ -34,6 +34,8 @@ class Run:
     context: int
     chunks: int | None
     bench: tuple[int, int, int]
+    speed: str
+    """What is timed: one of `speed.CHOICES`; after the first row not "auto" any more."""
     reporter: Reporter
     command: str
     store: Path | None = None
@@ -74,10 +76,11 @@ class Run:
             if self.corpus.text is not None:
                 read = len(model.detokenize(self.part.ids).encode(errors="replace"))
                 self.bytes_per_token = read / len(self.part.ids)
+            self.speed = speed.choose(self.speed, model)
         label = describe(format, model.tensors())[1]
         run = self._stored(model, self.model["sha256"], format, head, label)
         measured = measure(model, self.part, self.reference, step(name, "evaluate"), run=run)
-        row = self._row(format, model, measured, *self._time(model, name), load_s)
+        row = self._row(format, model, measured, load_s, self._time(model, name))
         if self.reference is None:
             self.reference = run or model
         self.rows.append(row)
@@ -100,7 +103,7 @@ class Run:
         step = self.reporter.step(label, "evaluate")
         measured = measure(model, self.part, self.reference, step, run=run)
         row = self._row(
-            format, model, measured, *self._time(model, label), load_s, other=(label, facts)
+            format, model, measured, load_s, self._time(model, label), other=(label, facts)
         )
         self.rows.append(row)
         self.reporter.row(_summary(row))
@@ -149,27 +152,33 @@ class Run:
             progress=self.reporter.step(name, "load"),
         )
 
-    def _time(self, model: Model, name: str) -> tuple[float, BenchTimes]:
-        n_prompt, n_gen, repetitions = self.bench
+    def time_shapes(self) -> None:
+        """Give all rows the speed of their formats at a real model's shapes."""
+        self.reporter.step("all formats", f"time products at {speed.SHAPE.name}'s shapes")
+        self._measure_peak()
+        found = speed.at_shapes([row.kind for row in self.rows])
+        self.rows = [replace(row, speed=found[row.kind]) for row in self.rows]
+
+    def _time(self, model: Model, name: str) -> Speed | None:
+        if self.speed != "model":
+            return None
         self.reporter.step(name, "measure the machine")
-        bandwidth = _native.measure_bandwidth(_native.get_threads())
+        self._measure_peak()
+        return speed.of_model(model, *self.bench, progress=self.reporter.step(name, "time"))
+
+    def _measure_peak(self) -> None:
         self.dot_peak = max(self.dot_peak, _native.measure_dot_peak(_native.get_threads()))
-        return bandwidth, model.bench(
-            n_prompt, n_gen, repetitions, self.reporter.step(name, "time")
-        )
 
     def _row(
         self,
         format: str | None,
         model: Model,
         measured: Measured,
-        bandwidth: float,
-        times: BenchTimes,
         load_s: float,
+        timed: Speed | None,
         other: tuple[str, dict[str, Any]] | None = None,
     ) -> Row:
         assert self.part is not None
-        n_prompt, n_gen, _ = self.bench
         tensors = model.tensors()
         kind, label = describe(format, tensors)
         first = self.reference is None
@@ -188,9 +197,6 @@ class Run:
             bytes_per_token=model.bytes_per_token,
             rel_error=relative_error(tensors),
             quality=measured.quality,
-            prefill_tok_s=tuple(n_prompt * 1e9 / ns for ns in times["prompt_ns"]),
-            decode_tok_s=tuple(n_gen * 1e9 / ns for ns in times["gen_ns"]),
-            bandwidth=bandwidth,
             load_s=load_s,
             receipt=receipt.make(
                 command=self.command,
@@ -206,6 +212,7 @@ class Run:
             ),
             arrays=dict(measured.arrays),
             tensors=tensors,
+            speed=timed,
             other=other is not None,
             worst=[] if self.corpus.text is None else worst(model, self.part.ids, measured.arrays),
         )
@@ -213,8 +220,8 @@ class Run:
 
 def _summary(row: Row) -> str:
     reference = " (reference)" if row.is_reference else f", KL {row.kl.value:.4g}"
+    decode = f", decode {row.decode[0]:.0f} tok/s" if row.speed else ""
     return (
         f"{row.label}: {row.bits_per_weight:.2f} bits per weight, "
-        f"perplexity {row.quality.perplexity.value:.4g}{reference}, "
-        f"decode {row.decode[0]:.0f} tok/s"
+        f"perplexity {row.quality.perplexity.value:.4g}{reference}{decode}"
     )

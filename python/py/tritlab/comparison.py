@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 
 from tritlab import _models, _native, machine, receipt
+from tritlab import speed as timed
 from tritlab._extras import plots_missing
 from tritlab._files import to_json, write_atomic
 from tritlab._formats import FILE, names, parse_format
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tritlab._types import Progress
+    from tritlab.speed import Choice
 
 Other: TypeAlias = "str | os.PathLike[str] | tuple[str | os.PathLike[str], str | None]"
 """Another model: where it is, and the format to put it in (`None`: its file's own)."""
@@ -50,9 +52,9 @@ class Comparison(Records):
     """Label of the row that the others are compared with."""
     machine: dict[str, Any]
     bandwidth: float
-    """Best read bandwidth seen, bytes/s: the limit that shares refer to."""
+    """Best read bandwidth seen, bytes/s: what shares refer to; NaN if nothing was timed."""
     dot_peak: float
-    """Int8 multiply-accumulates/s that the threads reach."""
+    """Int8 multiply-accumulates/s that the threads reach; NaN if nothing was timed."""
     settings: dict[str, Any]
     versions: dict[str, str]
     command: str
@@ -61,6 +63,13 @@ class Comparison(Records):
     """Formats that this model's shapes do not fit, and why."""
 
     _index: ClassVar[str | None] = "format"
+
+    @property
+    def speed_of(self) -> str:
+        """What was timed: "model", "shapes of" the named model, or "none"."""
+        if self.settings["speed"] == "shapes":
+            return f"shapes of {self.settings['shapes']['model']}"
+        return str(self.settings["speed"])
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -92,11 +101,14 @@ class Comparison(Records):
             "same_top": row.same_top.value,
             "same_top_error": row.same_top.error,
             "rel_weight_error": row.rel_error,
+            "speed_of": self.speed_of,
             "prefill_tok_s": prefill,
             "prefill_tok_s_mad": prefill_mad,
             "decode_tok_s": decode,
             "decode_tok_s_mad": decode_mad,
+            "prefill_g_products_s": row.speed.prefill_products_s / 1e9 if row.speed else math.nan,
             "bytes_per_token": row.bytes_per_token,
+            "timed_bytes_per_token": row.speed.bytes_per_token if row.speed else math.nan,
             "decode_gb_s": row.decode_bytes_s / 1e9,
             "bandwidth_gb_s": self.bandwidth / 1e9,
             "share_of_bandwidth": row.decode_bytes_s / self.bandwidth,
@@ -212,11 +224,12 @@ class Comparison(Records):
             "samples": [
                 {
                     "format": row.label,
-                    "prefill_tok_s": row.prefill_tok_s,
-                    "decode_tok_s": row.decode_tok_s,
-                    "bandwidth": row.bandwidth,
+                    "prefill_tok_s": row.speed.prefill_tok_s,
+                    "decode_tok_s": row.speed.decode_tok_s,
+                    "bandwidth": row.speed.bandwidth,
                 }
                 for row in self.rows
+                if row.speed
             ],
             "tensors": {row.label: row.tensors for row in self.rows},
             "worst_tokens": {row.label: row.worst for row in self.rows},
@@ -268,6 +281,7 @@ def compare(
     n_prompt: int = 512,
     n_gen: int = 64,
     repetitions: int = 3,
+    speed: Choice = "auto",
     store: str | os.PathLike[str] | None = None,
     store_type: str = "f32",
     threads: int | None = None,
@@ -289,9 +303,14 @@ def compare(
         head: Format of the output head; see `Model.load`.
         context: Tokens per window.
         chunks: Windows to use; `None` for the whole text.
-        n_prompt: Tokens of the timed prefill.
-        n_gen: Tokens of the timed decode.
-        repetitions: Timed repetitions; medians are reported.
+        n_prompt: Tokens of the timed prefill, where a model's own speed is measured.
+        n_gen: Tokens of the timed decode, likewise.
+        repetitions: Timed repetitions, likewise; medians are reported.
+        speed: What the speeds are of. "model": each row's own. "shapes": each row's format at the
+            layers' shapes of BitNet b1.58 2B-4T, weights from memory, in turns (`speed.at_shapes`;
+            1.2 seconds per format). "auto": "shapes" where the reference's weights take no more
+            than `timing.CACHE` (32 MiB), so that they may stay in a cache and their speed would say
+            nothing about larger models; else "model". "none": nothing is timed.
         store: Folder in which each row's log-probabilities are kept (see `LogProbs`): a later
             comparison on the same text takes them from there, runs no model over it twice, and has
             the same numbers. Each row takes scored tokens · vocabulary · 4 bytes.
@@ -305,7 +324,7 @@ def compare(
         FormatError: For a format that does not exist.
         ShapeError: For a reference that this model's shapes do not fit; any other such format is
             listed in `Comparison.impossible`.
-        EvaluationError: For a text shorter than one window.
+        EvaluationError: For a text shorter than one window, or a choice that does not exist.
         GgufError: For a file that cannot be read.
 
     """
@@ -318,6 +337,7 @@ def compare(
         raise FormatError("no format to compare; give at least one")
     if store_type not in ("f32", "f16"):
         raise EvaluationError(f"store_type: expected f32 or f16, found {store_type!r}")
+    timed.check(speed)
     corpus = Corpus.read(text)
     if threads is not None:
         _native.set_threads(threads)
@@ -357,6 +377,7 @@ def compare(
         context=context,
         chunks=chunks,
         bench=(n_prompt, n_gen, repetitions),
+        speed=speed,
         reporter=reporter,
         command=command,
         store=None if store is None else Path(store),
@@ -368,10 +389,16 @@ def compare(
             run.add(name)
         for row in also:
             run.add_other(*row)
+        if run.speed == "shapes":
+            run.time_shapes()
     finally:
         reporter.stop()
     assert run.part is not None
     rows = run.rows
+    settings["speed"] = run.speed
+    if run.speed == "shapes":
+        assert rows[0].speed is not None
+        settings["shapes"] = timed.facts() | {"rounds": len(rows[0].speed.decode_tok_s)}
     if store is not None:
         settings["store"] = {
             "folder": os.fspath(store),
@@ -386,8 +413,8 @@ def compare(
         text_sentence=run.part.sentence,
         reference=rows[0].label,
         machine=machine(),
-        bandwidth=max(row.bandwidth for row in rows),
-        dot_peak=run.dot_peak,
+        bandwidth=max((row.speed.bandwidth for row in rows if row.speed), default=math.nan),
+        dot_peak=run.dot_peak or math.nan,
         settings=settings,
         versions=receipt.versions(),
         command=command,

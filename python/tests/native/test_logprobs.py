@@ -186,7 +186,7 @@ def test_the_command_keeps_and_uses_a_store(smollm2, tmp_path):
 
 @pytest.fixture
 def quick():
-    return {"context": 32, "chunks": None, "n_prompt": 4, "n_gen": 2, "repetitions": 1}
+    return {"context": 32, "chunks": None, "speed": "none"}
 
 
 def test_two_stored_runs_are_the_two_models(path, reference, kept, ids, tmp_path):
@@ -297,7 +297,7 @@ def test_the_command_compares_with_a_store(tmp_path):
         "2",
         "--json",
     ]
-    line += ["-p", "4", "-g", "2", "--repetitions", "1", "-o", str(tmp_path / "out")]
+    line += ["--speed", "none", "-o", str(tmp_path / "out")]
     plain = CliRunner().invoke(app, line)
     assert plain.exit_code == 0, plain.stderr
     first = CliRunner().invoke(app, [*line, "--store", str(tmp_path / "runs")])

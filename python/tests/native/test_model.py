@@ -98,7 +98,7 @@ def test_a_model_does_not_differ_from_itself(model, ids):
 
 def compared(path, formats, ids):
     quick = {"context": 32, "n_prompt": 16, "n_gen": 4, "repetitions": 1, "progress": False}
-    return tl.compare(path, formats, ids, **quick)
+    return tl.compare(path, formats, ids, speed="model", **quick)
 
 
 def test_compare_and_rerun(path, ids, tmp_path):

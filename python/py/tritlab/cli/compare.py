@@ -59,6 +59,15 @@ def compare(
     repetitions: Annotated[
         int, typer.Option("--repetitions", min=1, metavar="N", help="Timed repetitions.")
     ] = 3,
+    speed: Annotated[
+        str,
+        typer.Option(
+            "--speed",
+            metavar="auto|model|shapes|none",
+            help="What is timed: the model, or its formats at BitNet 2B-4T's shapes, from memory; "
+            "auto takes the shapes where the model may stay in a cache.",
+        ),
+    ] = "auto",
     store: Annotated[
         Path | None,
         typer.Option(
@@ -111,6 +120,7 @@ def compare(
             n_prompt=prompt,
             n_gen=gen,
             repetitions=repetitions,
+            speed=speed,  # type: ignore[arg-type]  # it is checked there
             store=store,
             store_type=store_type,
             threads=threads,

@@ -9,6 +9,7 @@ notebook.verdict("what was found", {"what must hold for it": bool, ...})  # the 
 `tritlab.notebook.build` runs notebooks from their sources: pip install 'tritlab[notebooks]'.
 """
 
+from tritlab import published, timing
 from tritlab.notebook._verdict import MIME, Verdict, VerdictError, verdict
 from tritlab.notebook._where import fixture, provenance, repository
 
@@ -18,6 +19,8 @@ __all__ = [
     "VerdictError",
     "fixture",
     "provenance",
+    "published",
     "repository",
+    "timing",
     "verdict",
 ]

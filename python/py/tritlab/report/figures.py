@@ -15,7 +15,7 @@ import numpy as np
 from tritlab._files import write_atomic
 from tritlab._formats import is_dense, is_ternary
 from tritlab.errors import NotInstalledError
-from tritlab.report.text import number
+from tritlab.report.text import number, shapes
 from tritlab.statistics import Estimate
 
 try:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from tritlab._row import Row
     from tritlab.comparison import Comparison
+    from tritlab.speed import Speed
 
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -69,7 +70,7 @@ _SPOTS = [
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
-    """All figures of a comparison, by file name without ending."""
+    """All figures of a comparison, by file name without ending; no "speed" if nothing was timed."""
     with matplotlib.rc_context(_STYLE):
         made = {}
         for name, plots, size in (
@@ -77,6 +78,8 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
             ("speed", (plot_decode, plot_prefill), (9.0, 3.9)),
             ("kl-tokens", (plot_kl_tokens,), (6.2, 3.9)),
         ):
+            if name == "speed" and not _timed(comparison):
+                continue
             figure, axes = _new(len(plots), size)
             for plot, ax in zip(plots, axes, strict=True):
                 plot(comparison, ax)
@@ -174,8 +177,7 @@ def plot_kl(comparison: Comparison, ax: Axes | None = None) -> Axes:
     ax.set_title(f"KL divergence from {comparison.reference} (lower is better)")
     ax.set_ylabel("mean KL per token, nats")
     if not rows:
-        ax.text(0.5, 0.5, "no difference", ha="center", transform=ax.transAxes)
-        return ax
+        return _nothing(ax, ax.get_title(loc="left"), "no difference")
     values = [row.kl.value for row in rows]
     _log_or_linear(ax, values)
     for row in rows:
@@ -191,21 +193,22 @@ def plot_kl(comparison: Comparison, ax: Axes | None = None) -> Axes:
 def plot_decode(comparison: Comparison, ax: Axes | None = None) -> Axes:
     """Decode speed against bits per weight, under the line that memory bandwidth draws."""
     ax = _axes(ax)
-    rows = comparison.rows
+    rows, timed = comparison.rows, _timed(comparison)
+    if not timed:
+        return _nothing(ax, "Decode speed", "not timed")
     _bits_axis(ax, rows)
     low, high = ax.get_xlim()
     bits = np.geomspace(low, high, 200)
-    rest = float(np.median([row.bytes_per_token - row.linear_bytes for row in rows]))
-    limit = comparison.bandwidth / (rows[0].linear_params * bits / 8 + rest)
+    rest = float(np.median([speed.bytes_per_token - speed.linear_bytes for speed in timed]))
+    limit = comparison.bandwidth / (timed[0].linear_params * bits / 8 + rest)
     speeds = [row.decode[0] for row in rows]
-    top = 1.12 * max(*speeds, *(comparison.bandwidth / row.bytes_per_token for row in rows))
+    top = 1.12 * max(*speeds, *(comparison.bandwidth / speed.bytes_per_token for speed in timed))
     ax.set_ylim(0, top)
     ax.fill_between(bits, limit, top, color="#f2f2f2", linewidth=0, zorder=0)
     ax.plot(bits, limit, color=_INK, linewidth=1.2)
     for row, speed in zip(rows, speeds, strict=True):
         _point(ax, row, speed, row.decode[1])
-    ax.set_title("Decode speed (higher is better)")
-    ax.set_ylabel("tokens/s")
+    _speed_texts(comparison, ax, "Decode", "tokens/s")
     limit_text = f"memory limit: {comparison.bandwidth / 1e9:.0f} GB/s"
     at = int(np.argmin(np.abs(np.log(bits / np.sqrt(low * high)))))
     labels = [f"{row.label}  {row.decode_bytes_s / comparison.bandwidth:.0%}" for row in rows]
@@ -225,17 +228,19 @@ def plot_decode(comparison: Comparison, ax: Axes | None = None) -> Axes:
 def plot_prefill(comparison: Comparison, ax: Axes | None = None) -> Axes:
     """Prefill speed against bits per weight, under the int8 peak of the threads."""
     ax = _axes(ax)
-    rows = comparison.rows
+    rows, timed = comparison.rows, _timed(comparison)
+    if not timed:
+        return _nothing(ax, "Prefill speed", "not timed")
     _bits_axis(ax, rows)
     speeds = [row.prefill[0] for row in rows]
-    peak = comparison.dot_peak / rows[0].linear_params
+    peak = comparison.dot_peak / timed[0].linear_params
     shown = peak < 2.5 * max(speeds)
     ax.set_ylim(0, 1.15 * (max(peak, *speeds) if shown else max(speeds)))
     for row, speed in zip(rows, speeds, strict=True):
         _point(ax, row, speed, row.prefill[1])
-    n_prompt = comparison.settings["n_prompt"]
-    ax.set_title("Prefill speed (higher is better)")
-    ax.set_ylabel(f"tokens/s, {n_prompt} tokens at once")
+    made = comparison.settings.get("shapes")
+    n_prompt = made["prompt"] if made else comparison.settings["n_prompt"]
+    _speed_texts(comparison, ax, "Prefill", f"tokens/s, {n_prompt} tokens at once")
     points = [(row.bits_per_weight, s) for row, s in zip(rows, speeds, strict=True)]
     labels = [row.label for row in rows]
     low, high = ax.get_xlim()
@@ -259,6 +264,26 @@ def plot_prefill(comparison: Comparison, ax: Axes | None = None) -> Axes:
             fontstyle="italic",
         )
     return ax
+
+
+def _timed(comparison: Comparison) -> list[Speed]:
+    return [row.speed for row in comparison.rows if row.speed]
+
+
+def _nothing(ax: Axes, title: str, said: str) -> Axes:
+    ax.set_title(title)
+    ax.text(0.5, 0.5, said, ha="center", transform=ax.transAxes)
+    return ax
+
+
+def _speed_texts(comparison: Comparison, ax: Axes, what: str, unit: str) -> None:
+    """Title and name of the axis, which say whose speed it is."""
+    name = shapes(comparison)
+    of = f" at {name.split()[-1]}'s shapes" if name else " speed"  # there's no room for all of it
+    ax.set_title(f"{what}{of} (higher is better)")
+    if name:
+        unit += f"\nlinear layers of {name}, from memory"
+    ax.set_ylabel(unit)
 
 
 def plot_kl_tokens(comparison: Comparison, ax: Axes | None = None) -> Axes:

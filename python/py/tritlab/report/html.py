@@ -10,12 +10,14 @@ from tritlab._extras import plots_missing
 from tritlab._files import to_json
 from tritlab.report.text import (
     COST,
-    GAIN,
     cost_cells,
     footnotes,
     gain_cells,
+    gain_heads,
+    gain_title,
     megabytes,
     reading,
+    shapes,
 )
 
 if TYPE_CHECKING:
@@ -31,9 +33,9 @@ _CAPTIONS = {
         "find the same token likeliest."
     ),
     "speed": (
-        "What it buys. Left: decode speed; the curve is the speed at which this machine's memory, "
-        "read at its measured bandwidth, could deliver the weights, and the percentages are "
-        "fractions of that bandwidth. Right: prefill speed, which arithmetic limits."
+        "What it buys{of}. Left: decode speed; the curve is the speed at which this machine's "
+        "memory, read at its measured bandwidth, could deliver the weights, and the percentages "
+        "are fractions of that bandwidth. Right: prefill speed, which arithmetic limits."
     ),
     "kl-tokens": (
         "Token by token: a mean hides whether a format is a little wrong everywhere or very wrong "
@@ -78,15 +80,15 @@ def page(comparison: Comparison, images: dict[str, bytes]) -> str:
     parts = [
         "<h2>What it costs</h2>",
         _table(c, COST, (cost_cells(c, row) for row in c.rows), c.impossible),
-        "<h2>What it buys</h2>",
-        _table(c, GAIN, (gain_cells(row, c.bandwidth) for row in c.rows)),
+        f"<h2>{escape(gain_title(c))}</h2>",
+        _table(c, gain_heads(c), (gain_cells(c, row) for row in c.rows)),
         notes_list(footnotes(c)),
         "<h2>In words</h2>",
         *[f"<p>{escape(line)}</p>" for line in reading(c)],
         "<h2>Figures</h2>",
         *([] if images else [f"<p>None here: {escape(plots_missing())}</p>"]),
         *[
-            figure(_CAPTIONS.get(name, name), data, narrow=name == "kl-tokens")
+            figure(_caption(c, name), data, narrow=name == "kl-tokens")
             for name, data in images.items()
         ],
         *_worst(c),
@@ -134,9 +136,15 @@ def fragment(comparison: Comparison) -> str:
     return (
         f"<p><b>{escape(c.model['title'])}</b></p>"
         + table(COST, (cost_cells(c, row) for row in c.rows))
-        + table(GAIN, (gain_cells(row, c.bandwidth) for row in c.rows))
+        + table(gain_heads(c), (gain_cells(c, row) for row in c.rows))
         + small_print(footnotes(c))
     )
+
+
+def _caption(comparison: Comparison, name: str) -> str:
+    made = shapes(comparison)
+    of = f", by layers of {made}'s shapes whose weights come from memory" if made else ""
+    return _CAPTIONS.get(name, name).format(of=of)
 
 
 def small_print(lines: Iterable[str]) -> str:
@@ -230,14 +238,31 @@ def _facts(comparison: Comparison) -> str:
         "machine": f"{c.machine['cpu']}, {c.machine['cores']} cores, {c.machine['arch']}, "
         f"{c.machine['os']}",
         "threads and backend": f"{c.machine['threads']}, {c.machine['backend']}",
-        "measured limits": f"memory read {c.bandwidth / 1e9:.1f} GB/s, "
+        "measured limits": "none"
+        if c.settings["speed"] == "none"
+        else f"memory read {c.bandwidth / 1e9:.1f} GB/s, "
         f"int8 {c.dot_peak / 1e12:.2f} T multiply-adds/s",
-        "speed tests": f"prefill of {c.settings['n_prompt']} tokens, decode of "
-        f"{c.settings['n_gen']}, {c.settings['repetitions']} repetitions after a warm-up, medians",
+        "speed tests": _speed_tests(c),
         "versions": ", ".join(f"{name} {value}" for name, value in c.versions.items()),
         "seed": "none: nothing is sampled",
     }
     return facts_list(facts)
+
+
+def _speed_tests(comparison: Comparison) -> str:
+    s = comparison.settings
+    if s["speed"] == "none":
+        return "none"
+    if "shapes" in s:
+        sizes = ", ".join(f"{rows} × {cols}" for rows, cols in s["shapes"]["linear"])
+        return (
+            f"products of one vector and of {s['shapes']['prompt']} with matrices of {sizes}; all "
+            f"formats in turns, {s['shapes']['rounds']} rounds after a warm-up, medians"
+        )
+    return (
+        f"prefill of {s['n_prompt']} tokens, decode of {s['n_gen']}, {s['repetitions']} "
+        "repetitions after a warm-up, medians"
+    )
 
 
 def facts_list(facts: dict[str, str]) -> str:

@@ -24,15 +24,8 @@ COST = (
     "same top-1",
     "weight error",
 )
-GAIN = (
-    "format",
-    "linear layers",
-    "model",
-    "prefill tok/s",
-    "decode tok/s",
-    "GB/s read",
-    "of bandwidth",
-)
+GAIN = ("format", "linear layers", "model")
+SPEED = ("prefill tok/s", "decode tok/s", "GB/s read", "of bandwidth")
 
 
 def number(x: float, digits: int = 4) -> str:
@@ -106,17 +99,40 @@ def cost_cells(comparison: Comparison, row: Row) -> list[str]:
     ]
 
 
-def gain_cells(row: Row, bandwidth: float) -> list[str]:
-    """Cells under `GAIN`."""
+def gain_heads(comparison: Comparison) -> tuple[str, ...]:
+    """`GAIN`, and `SPEED` of what was timed."""
+    if comparison.settings["speed"] == "none":
+        return GAIN
+    # "BitNet 2B-4T" is too wide for a column of a terminal; the notes say it in full.
+    of = f", {shapes(comparison).split()[-1]} shapes" if shapes(comparison) else ""
+    prefill, decode, *rest = SPEED
+    return (*GAIN, prefill + of, decode + of, *rest)
+
+
+def gain_cells(comparison: Comparison, row: Row) -> list[str]:
+    """Cells under `gain_heads`."""
+    cells = [row.label, megabytes(row.linear_bytes), megabytes(row.total_bytes)]
+    if row.speed is None:
+        return cells
     return [
-        row.label,
-        megabytes(row.linear_bytes),
-        megabytes(row.total_bytes),
+        *cells,
         _speed(row.prefill),
         _speed(row.decode),
         f"{row.decode_bytes_s / 1e9:.1f}",
-        f"{row.decode_bytes_s / bandwidth:.0%}".replace("%", " %"),
+        f"{row.decode_bytes_s / comparison.bandwidth:.0%}".replace("%", " %"),
     ]
+
+
+def gain_title(comparison: Comparison) -> str:
+    """What stands over the table of `gain_heads`."""
+    name = shapes(comparison)
+    return f"What it buys (speed: at {name}'s shapes)" if name else "What it buys"
+
+
+def shapes(comparison: Comparison) -> str:
+    """Name of the model at whose layers' shapes formats were timed; empty if they were not."""
+    found = comparison.settings.get("shapes")
+    return str(found["model"]) if found else ""
 
 
 def _speed(median_mad: tuple[float, float]) -> str:
@@ -143,13 +159,13 @@ def new_table(title: str | None = None) -> Table:
 
 def tables(comparison: Comparison) -> list[Table]:
     """Two tables for the terminal: what the formats cost, and what they buy."""
-    cost, gain = new_table("What it costs"), new_table("What it buys")
+    cost, gain = new_table("What it costs"), new_table(gain_title(comparison))
 
     # Bits per byte follow from perplexity, and a terminal has no room for both.
     def narrow(cells: Sequence[str]) -> list[str]:
         return [cell for head, cell in zip(COST, cells, strict=True) if head != "bits/byte"]
 
-    for table, heads in ((cost, narrow(COST)), (gain, GAIN)):
+    for table, heads in ((cost, narrow(COST)), (gain, gain_heads(comparison))):
         for head in heads:
             # Two short lines each, so that all numbers fit into 80 columns.
             stacked = head.replace(" ", "\n").replace("/weight", "/\nweight")
@@ -157,7 +173,7 @@ def tables(comparison: Comparison) -> list[Table]:
     for row in comparison.rows:
         name, *cells = narrow(cost_cells(comparison, row))
         cost.add_row(name.replace(f"{row.label} ", f"{row.label}\n"), *cells)
-        gain.add_row(*gain_cells(row, comparison.bandwidth))
+        gain.add_row(*gain_cells(comparison, row))
     for label in comparison.impossible:
         cost.add_row(f"{label}\n(not possible†)", *["–"] * (len(cost.columns) - 1))
     return [cost, gain]
@@ -170,11 +186,10 @@ def footnotes(comparison: Comparison) -> list[str]:
         comparison.text_sentence,
         reference_sentence(comparison),
         "± is one standard error for quality (× reference and KL are paired, token by token, so "
-        "their errors are smaller than perplexity's), the median absolute deviation of "
-        f"{comparison.settings['repetitions']} repetitions for speed.",
+        f"their errors are smaller than perplexity's){_deviation(comparison)}.",
+        *speed_sentences(comparison),
         f"{comparison.machine['cpu']}, {threads} thread{'s' if threads != 1 else ''}, backend "
-        f"{comparison.machine['backend']}; memory read at {comparison.bandwidth / 1e9:.1f} GB/s "
-        "here, the limit of decode.",
+        f"{comparison.machine['backend']}{_memory(comparison)}.",
     ]
     lines += store_sentence(comparison)
     lines += pairs_sentence(comparison)
@@ -182,6 +197,47 @@ def footnotes(comparison: Comparison) -> list[str]:
     lines += [f"* {note}." for note in seen]
     lines += [f"† {label}: {reason}." for label, reason in comparison.impossible.items()]
     return lines
+
+
+def _deviation(comparison: Comparison) -> str:
+    settings = comparison.settings
+    if settings["speed"] == "none":
+        return ""
+    count = f"{settings['repetitions']} repetitions"
+    if "shapes" in settings:
+        count = f"{settings['shapes']['rounds']} rounds"
+    return f", the median absolute deviation of {count} for speed"
+
+
+def _memory(comparison: Comparison) -> str:
+    if comparison.settings["speed"] == "none":
+        return ""
+    return f"; memory read at {comparison.bandwidth / 1e9:.1f} GB/s here, the limit of decode"
+
+
+def speed_sentences(comparison: Comparison) -> list[str]:
+    """What the speeds are of, where that is not plain."""
+    from tritlab.speed import in_cache
+
+    title, rows = comparison.model["title"], comparison.rows
+    size = megabytes(rows[0].total_bytes)
+    small = in_cache(rows[0].total_bytes)
+    name = shapes(comparison)
+    if not name:
+        if small and comparison.settings["speed"] == "model":
+            return [f"{title} ({size}) may stay in a cache: then memory does not limit its decode."]
+        return []
+    made = comparison.settings["shapes"]
+    why = f", which is so small ({size}) that it lives in cache" if small else ""
+    once = len({row.kind for row in rows}) < len(rows)
+    said = [
+        f"Speed is not that of {title}{why}. It is that of products at the shapes of {name}'s "
+        f"linear layers, weights from memory: one vector for decode, {made['prompt']} at once for "
+        f"prefill; tokens/s is what the matrices of its {made['layers']} layers alone would allow."
+        + (" Rows of one format share one measurement." if once else "")
+    ]
+    said += [f"{row.label} is timed as {row.kind} throughout." for row in rows if row.mixed]
+    return said
 
 
 def store_sentence(comparison: Comparison) -> list[str]:
@@ -261,10 +317,9 @@ def markdown(comparison: Comparison) -> str:
     """One table in Markdown and its footnotes."""
     from tritlab.records import markdown_table
 
-    heads = [*COST, *GAIN[1:]]
+    heads = [*COST, *gain_heads(comparison)[1:]]
     rows = [
-        [*cost_cells(comparison, row), *gain_cells(row, comparison.bandwidth)[1:]]
-        for row in comparison.rows
+        [*cost_cells(comparison, row), *gain_cells(comparison, row)[1:]] for row in comparison.rows
     ]
     table = markdown_table(heads, [*rows, *_not_possible(comparison, len(heads))])
     notes = [
@@ -280,8 +335,8 @@ def latex(comparison: Comparison) -> str:
 
     c = comparison
     cost = [*(cost_cells(c, row) for row in c.rows), *_not_possible(c, len(COST))]
-    gain = [gain_cells(row, c.bandwidth) for row in c.rows]
-    return latex_table(COST, cost) + "\n\\bigskip\n" + latex_table(GAIN, gain, footnotes(c))
+    gain = latex_table(gain_heads(c), [gain_cells(c, row) for row in c.rows], footnotes(c))
+    return latex_table(COST, cost) + "\n\\bigskip\n" + gain
 
 
 def _not_possible(comparison: Comparison, width: int) -> list[list[str]]:
@@ -290,23 +345,25 @@ def _not_possible(comparison: Comparison, width: int) -> list[list[str]]:
 
 def reading(comparison: Comparison) -> list[str]:
     """The result in plain language: one or two sentences per format."""
-    reference = comparison.rows[0]
     lines = [
         f"{comparison.model['title']} was read in "
         f"{sum(not row.other for row in comparison.rows)} forms of its linear "
         f"layers. {comparison.text_sentence} {reference_sentence(comparison)}"
     ]
-    lines += [_row_reading(row, reference) for row in comparison.rows[1:]]
+    lines += [_row_reading(comparison, row) for row in comparison.rows[1:]]
     for label, reason in comparison.impossible.items():
         lines.append(f"{label} is not possible for this model: {reason}.")
+    if comparison.settings["speed"] == "none":
+        return lines
+    where = f" at {shapes(comparison)}'s shapes" if shapes(comparison) else ""
     fastest = max(comparison.rows, key=lambda row: row.decode[0])
     share = fastest.decode_bytes_s / comparison.bandwidth
     lines.append(
-        f"Speed: {fastest.label} decodes fastest, {number(fastest.decode[0], 3)} tokens/s; "
+        f"Speed{where}: {fastest.label} decodes fastest, {number(fastest.decode[0], 3)} tokens/s; "
         f"it reads {fastest.decode_bytes_s / 1e9:.1f} GB/s of weights, {share:.0%} of what this "
         f"machine's memory gives ({comparison.bandwidth / 1e9:.1f} GB/s)."
         + (
-            " More than 100 % is possible when a part of the weights stays in cache."
+            f" More than 100 % is possible when {_beyond(comparison)}."
             if any(r.decode_bytes_s > comparison.bandwidth for r in comparison.rows)
             else ""
         )
@@ -314,13 +371,17 @@ def reading(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _row_reading(row: Row, reference: Row) -> str:
+def _beyond(comparison: Comparison) -> str:
+    if shapes(comparison):
+        return "other programs were busy while the bandwidth was measured"
+    return "a part of the weights stays in cache"
+
+
+def _row_reading(comparison: Comparison, row: Row) -> str:
+    reference = comparison.rows[0]
     against = row.quality.against
     assert against is not None
-    smaller = reference.linear_bytes / row.linear_bytes
-    faster = row.decode[0] / reference.decode[0]
-    size = f"{smaller:.1f}× smaller" if smaller >= 1 else f"{1 / smaller:.1f}× larger"
-    speed = f"{faster:.1f}× as fast"
+    gain = _gain(comparison, row)
     start = f"{row.label} ({row.bits_per_weight:.2f} bits per weight): "
     change = against.ratio.value - 1
     error = against.ratio.error
@@ -328,8 +389,8 @@ def _row_reading(row: Row, reference: Row) -> str:
     if against.ln_ratio.value > math.log(3):
         return (
             f"{start}ruined. Perplexity goes from {number(reference.quality.perplexity.value)} to "
-            f"{number(row.quality.perplexity.value)} and it {agree}; the linear layers are {size} "
-            f"and decoding is {speed}." + (f" This is a {row.note}." if row.note else "")
+            f"{number(row.quality.perplexity.value)} and it {agree}; the {gain}."
+            + (f" This is a {row.note}." if row.note else "")
         )
     if abs(change) <= 2 * error:
         verdict = (
@@ -341,8 +402,18 @@ def _row_reading(row: Row, reference: Row) -> str:
         verdict = f"perplexity {word} by {abs(100 * change):.2g} ± {100 * error:.1g} %"
     return (
         f"{start}{verdict}, mean KL is {number(row.kl.value, 3)} nats, and it {agree}. "
-        f"The linear layers are {size} and decoding is {speed} than the reference.".replace(
-            "as fast than", "as fast as"
-        )
-        + (f" Note: {row.note}." if row.note else "")
+        f"The {gain}." + (f" Note: {row.note}." if row.note else "")
     )
+
+
+def _gain(comparison: Comparison, row: Row) -> str:
+    """What a row saves beside the reference."""
+    reference = comparison.rows[0]
+    smaller = reference.linear_bytes / row.linear_bytes
+    size = f"{smaller:.1f}× smaller" if smaller >= 1 else f"{1 / smaller:.1f}× larger"
+    said = f"linear layers are {size}"
+    if row.speed is None:
+        return f"{said} than the reference's"
+    where = f" at {shapes(comparison)}'s shapes" if shapes(comparison) else ""
+    faster = row.decode[0] / reference.decode[0]
+    return f"{said} and decoding{where} is {faster:.1f}× as fast as the reference"

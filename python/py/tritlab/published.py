@@ -173,3 +173,11 @@ def published_error(shape: Shape) -> list[tuple[str, float, int, float]]:
         (part, said, ours[part], max(abs(ours[part] - said) - unit / 2, 0) / said)
         for part, said, unit in PUBLISHED[shape.name]
     ]
+
+
+def model(name: str) -> Shape:
+    """One of `MODELS` by its name."""
+    for shape in MODELS:
+        if shape.name == name:
+            return shape
+    raise KeyError(f"no shapes of {name!r}; there are: {', '.join(s.name for s in MODELS)}")

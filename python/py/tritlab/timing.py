@@ -16,8 +16,13 @@ import numpy.typing as npt
 
 from tritlab import _native
 
+CACHE = 32 << 20
+"""Bytes that the last cache of a usual machine holds: a smaller model may stay there.
+
+What a system says of its cache is no better guess: a virtual machine names the whole host's.
+"""
 FAR = 96 << 20
-"""Bytes of copies of a matrix that a product from memory goes through: more than a last cache."""
+"""Bytes that are read between two products of one matrix from memory: more than a last cache."""
 
 
 def in_turns(
@@ -80,6 +85,16 @@ def matrix(format: str, rows: int, cols: int, strip: int = 64) -> _native.Matrix
         (rows, cols),
         scales if len(scales) else None,
     )
+
+
+def eviction() -> Callable[[], None]:
+    """Reading of `FAR` bytes as a call: what was in a cache before is not any more."""
+    other = np.ones(FAR // 4, np.float32)
+
+    def run() -> None:
+        other.sum()
+
+    return run
 
 
 def far_product(matrix: _native.Matrix, x: npt.NDArray[np.float32]) -> Callable[[], None]:
