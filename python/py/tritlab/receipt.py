@@ -59,7 +59,7 @@ def shape_facts(model: _native.Model) -> dict[str, Any]:
     """What a loaded model is."""
     return {
         "architecture": model.architecture,
-        "title": model.name,
+        "title": _models.title(model.path, model.name),
         "n_params": model.n_params,
         "n_layers": model.n_layers,
         "n_vocab": model.n_vocab,

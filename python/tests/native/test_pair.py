@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,16 @@ def test_generate(pair):
     text = pair.ternary.generate("It was a truth", max_tokens=8, temperature=0)
     assert text
     assert text == pair.ternary.generate("It was a truth", max_tokens=8, temperature=0)
+
+
+def test_reports_call_a_member_by_its_whole_name(ids, tmp_path):
+    quick = {"context": 32, "chunks": 2, "speed": "none", "progress": False}
+    got = tl.compare("pair-full", ["Q4_0"], ids, **quick)
+    assert got.model["title"] == "tritlab pair (full precision)"
+    page = got.save(tmp_path / "out").read_text()
+    assert "<title>tritlab pair (full precision): what low bits cost" in page
+    got = tl.compare(tl.pair.TERNARY, ["TERNARY"], ids, **quick)
+    assert got.model["title"] == "tritlab pair (trained in ternary)"
+    # Another file of the same name is called what it says of itself.
+    copy = shutil.copy(tl.pair.FULL, tmp_path / "full.gguf")
+    assert tl.compare(copy, ["Q4_0"], ids, **quick).model["title"] == "full"
