@@ -1,22 +1,21 @@
 """One layer as numbers: its weights before and after rounding, its input, its output.
 
-Sums are in float64. Errors are relative: |ŷ − y| / |y| in the Frobenius norm, over all rows and
-tokens; SQNR is the same in decibels, −20 log10 of it. Kurtosis is the mean of (x − μ)⁴ over σ⁴, 3
-for a Gaussian; outliers are further than `OUTLIER` standard deviations from the mean, where a
-Gaussian has one of 5 · 10⁸.
+Errors are those of `fidelity`, over all rows and tokens. Kurtosis, summed in float64, is the mean
+of (x − μ)⁴ over σ⁴, 3 for a Gaussian; outliers are further than `OUTLIER` standard deviations from
+the mean, where a Gaussian has one of 5 · 10⁸.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tritlab._formats import is_dense
 from tritlab._native import Matrix, formats, quantize_activations
+from tritlab.fidelity import Fidelity, blocks, sqnr
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -26,68 +25,20 @@ if TYPE_CHECKING:
 OUTLIER = 6.0
 """Standard deviations: beyond them LLM.int8 (arXiv 2208.07339) calls a feature an outlier."""
 BINS = 48
-_BLOCK = 1 << 22
-"""Numbers that are float64 at once."""
 _TOKENS = 64
 """Tokens whose outputs are held at once."""
-
-
-@dataclass
-class Pair:
-    """Sums over numbers and what became of them."""
-
-    square: float = 0.0
-    error: float = 0.0
-    product: float = 0.0
-    rounded: float = 0.0
-
-    def add(self, exact: Array, rounded: Array) -> None:
-        """Count arrays of one shape."""
-        for a, b in zip(_blocks(exact), _blocks(rounded), strict=True):
-            self.square += float(a @ a)
-            self.rounded += float(b @ b)
-            self.product += float(a @ b)
-            gap = a - b
-            self.error += float(gap @ gap)
-
-    @property
-    def relative(self) -> float:
-        """Relative error; 0 where there is none, infinite where there was nothing to keep."""
-        if self.error == 0:
-            return 0.0
-        return math.sqrt(self.error / self.square) if self.square > 0 else math.inf
-
-    @property
-    def sqnr(self) -> float:
-        """Signal to quantisation noise, dB."""
-        relative = self.relative
-        return math.inf if relative == 0 else -20 * math.log10(relative)
-
-    @property
-    def cosine(self) -> float:
-        """Cosine of the angle between them; NaN where one is all zeros."""
-        if self.error == 0 and self.square > 0:
-            return 1.0
-        length = math.sqrt(self.square) * math.sqrt(self.rounded)
-        return self.product / length if length > 0 else math.nan
-
-
-def _blocks(x: Array) -> Iterator[npt.NDArray[np.float64]]:
-    flat = x.reshape(-1)
-    for at in range(0, len(flat), _BLOCK):
-        yield flat[at : at + _BLOCK].astype(np.float64)
 
 
 def shape(x: Array) -> dict[str, float]:
     """Kurtosis and the share of outliers of an array; NaN where all numbers are equal."""
     n = x.size
-    mean = math.fsum(float(b.sum()) for b in _blocks(x)) / n
-    second = math.fsum(float(((b - mean) ** 2).sum()) for b in _blocks(x)) / n
+    mean = math.fsum(float(b.sum()) for b in blocks(x)) / n
+    second = math.fsum(float(((b - mean) ** 2).sum()) for b in blocks(x)) / n
     if second == 0:
         return {"kurtosis": math.nan, "outlier_share": 0.0}
-    fourth = math.fsum(float(((b - mean) ** 4).sum()) for b in _blocks(x)) / n
+    fourth = math.fsum(float(((b - mean) ** 4).sum()) for b in blocks(x)) / n
     limit = OUTLIER * math.sqrt(second)
-    far = sum(int(np.count_nonzero(np.abs(b - mean) > limit)) for b in _blocks(x))
+    far = sum(int(np.count_nonzero(np.abs(b - mean) > limit)) for b in blocks(x))
     return {"kurtosis": fourth / second**2, "outlier_share": far / n}
 
 
@@ -106,7 +57,7 @@ def measure(
     reference and as the format has them; `x`, float32 [inputs, tokens], is the layer's input in the
     reference, `None` where the layer multiplies nothing or its input is not known.
     """
-    weights = Pair()
+    weights = Fidelity()
     dense = [part.dequantize() for part in exact]
     decoded = [part.dequantize() for part in rounded]
     for a, b in zip(dense, decoded, strict=True):
@@ -162,9 +113,7 @@ def _input_sqnr(x: Array, format: str) -> float:
     per = next(f["activation"] for f in formats() if f["name"] == format)
     if per == "f32":
         return math.inf
-    rounding = Pair()
-    rounding.add(x, quantize_activations(x, per).dequantize())
-    return rounding.sqnr
+    return sqnr(x, quantize_activations(x, per).dequantize())
 
 
 def _outputs(
@@ -178,7 +127,7 @@ def _outputs(
 
     Bias and factors of the whole layer are no part of it: rounding does not touch them.
     """
-    product, weights_alone = Pair(), Pair()
+    product, weights_alone = Fidelity(), Fidelity()
     for a, b, w, q in zip(exact, rounded, dense, decoded, strict=True):
         reference = a if is_dense(a.format) else Matrix.quantize(w, "F32")
         unrounded = b if is_dense(b.format) else Matrix.quantize(q, "F32")

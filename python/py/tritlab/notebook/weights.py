@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from tritlab import _models, _native
 from tritlab.errors import NotInstalledError
+from tritlab.fidelity import sqnr as sqnr  # notebooks find it here
 
 Array = npt.NDArray[np.float32]
 
@@ -31,13 +32,6 @@ def outlier_columns(cols: int, seed: int, share: float = 0.01) -> npt.NDArray[np
     """Which columns are outliers: `share` of them, at random places, in ascending order."""
     rng = np.random.default_rng(seed)
     return np.sort(rng.choice(cols, max(1, round(share * cols)), replace=False))
-
-
-def sqnr(exact: npt.NDArray[np.floating], rounded: npt.NDArray[np.floating]) -> float:
-    """Signal to quantisation noise, dB: 10·log10(Σx² / Σ(x − x̂)²), in float64."""
-    x = exact.astype(np.float64)
-    noise = float(np.sum((x - rounded) ** 2))
-    return math.inf if noise == 0 else 10 * math.log10(float(np.sum(x**2)) / noise)
 
 
 def gaussian_limit(bits: float) -> float:
