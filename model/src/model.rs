@@ -155,7 +155,7 @@ impl Model {
         imatrix: Option<&Imatrix>,
         progress: &mut Progress<'_>,
     ) -> Result<Self> {
-        check_rules(options.projection, imatrix)?;
+        check_rules(options.projection, &options.overrides, imatrix)?;
         let path = path.as_ref();
         let source: Arc<dyn Source> = open(path, options.i2_s)?.into();
         let imatrix = imatrix.cloned().map(Arc::new);
@@ -171,6 +171,7 @@ impl Model {
         let overrides = overrides.before(&self.options.overrides);
         let options = Options { overrides, ..self.options.clone() };
         let (source, imatrix) = (self.source.clone(), self.imatrix.clone());
+        check_rules(options.projection, &options.overrides, imatrix.as_deref())?;
         Self::build(&self.path, source, options, imatrix, Some(self), progress)
     }
 

@@ -1,6 +1,6 @@
 //! Formats of single tensors, beside the one that a whole model is put into.
 //!
-//! An override is a pattern and a format. It is read as `llama-quantize --tensor-type-file` reads its lines
+//! An override is a pattern and a format, which a projection may follow. It is read as `llama-quantize --tensor-type-file` reads its lines
 //! (`tools/quantize/quantize.cpp`, `src/llama-quant.cpp`): a regular expression, searched for anywhere in GGUF's name
 //! of a tensor, without regard to case; the first override that matches a tensor decides. One thing is stricter: the
 //! full name of a tensor means that tensor alone, though `output.weight` is also found in `attn_output.weight`.
@@ -8,19 +8,20 @@
 use std::collections::HashMap;
 
 use regex::RegexBuilder;
-use tritlab_kernels::Format;
+use tritlab_kernels::{Format, Projection};
 
 use crate::error::{Error, Result};
 use crate::rounding::Rounding;
 
 /// Overrides in the order in which they are tried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Overrides(Vec<(String, Option<Format>)>);
+pub struct Overrides(Vec<(String, Option<Rounding>)>);
 
 impl Overrides {
-    /// From pairs of a pattern and a format; `None` keeps the tensor's own type.
-    pub fn new(rules: impl IntoIterator<Item = (String, Option<Format>)>) -> Self {
-        Overrides(rules.into_iter().collect())
+    /// From pairs of a pattern and a format or [`Rounding`]; `None` keeps the tensor's own type.
+    pub fn new<R: Into<Rounding>>(rules: impl IntoIterator<Item = (String, Option<R>)>) -> Self {
+        let rules = rules.into_iter().map(|(pattern, to)| (pattern, to.map(R::into)));
+        Overrides(rules.collect())
     }
 
     /// Whether there are none.
@@ -30,7 +31,12 @@ impl Overrides {
 
     /// The formats, in order.
     pub fn formats(&self) -> impl Iterator<Item = Format> {
-        self.0.iter().filter_map(|(_, format)| *format)
+        self.0.iter().filter_map(|(_, to)| to.map(|r| r.format))
+    }
+
+    /// The first projection, if there is one.
+    pub(crate) fn projection(&self) -> Option<Projection> {
+        self.0.iter().find_map(|(_, to)| to.and_then(|r| r.projection))
     }
 
     /// These, and behind them `others`.
@@ -44,11 +50,11 @@ impl Overrides {
     /// [`Error::Override`] for a pattern that is no regular expression, or that no matrix matches.
     pub fn resolve<'n>(&self, names: &[&'n str]) -> Result<Chosen<'n>> {
         let mut chosen = HashMap::new();
-        for (pattern, format) in &self.0 {
+        for (pattern, to) in &self.0 {
             let refuse = |reason: String| Error::Override { pattern: pattern.clone(), reason };
             let named = names.iter().find(|n| n.eq_ignore_ascii_case(pattern));
             if let Some(name) = named {
-                chosen.entry(*name).or_insert(*format);
+                chosen.entry(*name).or_insert(*to);
                 continue;
             }
             let regex = RegexBuilder::new(pattern)
@@ -57,7 +63,7 @@ impl Overrides {
                 .map_err(|e| refuse(format!("it is no regular expression: {}", one_line(&e))))?;
             let mut found = false;
             for name in names.iter().filter(|n| regex.is_match(n)) {
-                chosen.entry(*name).or_insert(*format);
+                chosen.entry(*name).or_insert(*to);
                 found = true;
             }
             if !found {
@@ -75,12 +81,12 @@ impl Overrides {
 
 /// What [`Overrides`] say about the tensors of one model.
 #[derive(Clone, Debug, Default)]
-pub struct Chosen<'n>(HashMap<&'n str, Option<Format>>);
+pub struct Chosen<'n>(HashMap<&'n str, Option<Rounding>>);
 
 impl Chosen<'_> {
     /// What the tensor `name` is to be put into (`None`: it stays as it is): by its override, or else `otherwise`.
     pub(crate) fn rounding(&self, name: &str, otherwise: Option<Rounding>) -> Option<Rounding> {
-        self.0.get(name).map_or(otherwise, |format| format.map(Rounding::from))
+        self.0.get(name).copied().unwrap_or(otherwise)
     }
 }
 

@@ -183,7 +183,7 @@ pub fn quantize_gguf(
 ) -> Result<Summary> {
     let destination = destination.as_ref();
     let Recipe { format, head, ref overrides, fallback, i2_s, imatrix, projection } = *recipe;
-    check_rules(projection, imatrix)?;
+    check_rules(projection, overrides, imatrix)?;
     let to = if let Fallback::To(other) = fallback { Some(other) } else { None };
     for format in [format, head, to].into_iter().flatten().chain(overrides.formats()) {
         storable(format)?;

@@ -4,6 +4,7 @@ use tritlab_kernels::{Format, Matrix, Projection, Scales, Weights, threads};
 
 use crate::error::{Error, Result};
 use crate::imatrix::Imatrix;
+use crate::overrides::Overrides;
 use crate::rounding::project;
 use crate::source::exact_ternary;
 
@@ -43,9 +44,13 @@ impl<'a> Rule<'a> {
     }
 }
 
-/// Refuses a projection beside an importance matrix, which it would not use.
-pub(crate) fn check_rules(projection: Option<Projection>, imatrix: Option<&Imatrix>) -> Result<()> {
-    match (projection, imatrix) {
+/// Refuses a projection, of the whole model or of a tensor, beside an importance matrix, which it would not use.
+pub(crate) fn check_rules(
+    projection: Option<Projection>,
+    overrides: &Overrides,
+    imatrix: Option<&Imatrix>,
+) -> Result<()> {
+    match (projection.or(overrides.projection()), imatrix) {
         (Some(_), Some(_)) => Err(Error::TwoRules),
         _ => Ok(()),
     }

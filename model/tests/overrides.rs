@@ -5,11 +5,13 @@ mod support;
 use std::sync::Arc;
 
 use support::{File, assert_bits, error, expected, fixture, folder, ids, load, path};
-use tritlab_kernels::{Error as KernelError, Format};
+use tritlab_kernels::{Error as KernelError, Format, Weights};
 use tritlab_model::gguf::{Gguf, Value};
+use tritlab_model::imatrix::Imatrix;
 use tritlab_model::model::Role;
 use tritlab_model::overrides::Overrides;
 use tritlab_model::quantize::{Fallback, Recipe, quantize_gguf};
+use tritlab_model::rounding::Rounding;
 use tritlab_model::{Error, Model, Options};
 
 /// Patterns and formats.
@@ -97,11 +99,55 @@ fn requantising_is_loading_and_shares_the_rest() {
         assert!(!Arc::ptr_eq(&a[0].down.weight, &b[0].down.weight), "{name}: another");
         // Back again, and the first is as it was.
         let all = base.tensors.iter().filter(|t| t.role != Role::Norm);
-        let keep = Overrides::new(all.map(|t| (t.gguf_name.clone(), None)));
+        let keep = Overrides::new(all.map(|t| (t.gguf_name.clone(), None::<Format>)));
         let back = twice.requantize(&keep, &mut |_, _, _| true).unwrap();
         assert_bits(name, &back.logits(&ids).unwrap(), &before);
         assert_bits(name, &base.logits(&ids).unwrap(), &before);
     }
+}
+
+/// A tensor by a projection is that tensor of a model that is projected as a whole, in memory and in a file.
+#[test]
+fn a_projection_of_one_tensor() {
+    let rounding: Rounding = "TERNARY_ROW+optimal".parse().unwrap();
+    let name = "blk.0.ffn_down.weight";
+    let rules = Overrides::new([(name.to_owned(), Some(rounding))]);
+    let Rounding { format, projection } = rounding;
+    let whole = Options { format: Some(format), projection, ..Options::default() };
+    let whole = load_with("llama", whole);
+    let base = fixture("llama");
+    let one = base.requantize(&rules, &mut |_, _, _| true).unwrap();
+    let at = one.tensors.iter().position(|t| t.gguf_name == name).unwrap();
+    assert_eq!(one.tensors[at], whole.tensors[at]);
+    let decoded = |m: &Model| m.matrix(name).unwrap().dequantize();
+    assert_bits(name, &decoded(&one), &decoded(&whole));
+    let own_rule = Overrides::new([(name.to_owned(), Some(format))]);
+    let own = base.requantize(&own_rule, &mut |_, _, _| true).unwrap();
+    assert_ne!(own.tensors[at].rel_error, one.tensors[at].rel_error, "another rule");
+    for (i, tensor) in one.tensors.iter().enumerate().filter(|(i, _)| *i != at) {
+        assert_eq!(*tensor, base.tensors[i], "no other changes");
+    }
+
+    // In a file, as a type that GGUF has; F32 holds a projection exactly.
+    let rounding: Rounding = "F32+twn".parse().unwrap();
+    let rules = Overrides::new([(name.to_owned(), Some(rounding))]);
+    let temporary = tempfile::tempdir().unwrap();
+    let to = temporary.path().join("out.gguf");
+    let recipe = Recipe { overrides: rules.clone(), ..Recipe::new(None) };
+    quantize_gguf(path("llama"), &to, &recipe, &mut |_, _, _| true).unwrap();
+    let direct = base.requantize(&rules, &mut |_, _, _| true).unwrap();
+    assert!(direct.tensors[at].rel_error > 0.1, "it was made ternary");
+    assert_bits(name, &decoded(&load(&to).unwrap()), &decoded(&direct));
+
+    // An importance matrix would have no say.
+    let imatrix = Imatrix::collect(&base, &ids(40, 100), 40, "text", &mut |_, _| true).unwrap();
+    let options = Options { overrides: rules.clone(), ..Options::default() };
+    let mut go = |_: usize, _: usize, _: &str| true;
+    let refused = Model::load_weighted(path("llama"), options, Some(&imatrix), &mut go);
+    assert!(matches!(refused.unwrap_err().cause(), Error::TwoRules));
+    let options = Options::default();
+    let plain = Model::load_weighted(path("llama"), options, Some(&imatrix), &mut go).unwrap();
+    assert!(matches!(plain.requantize(&rules, &mut go).unwrap_err().cause(), Error::TwoRules));
 }
 
 /// Of a folder too, by GGUF's names; the biases, scales and norms of a layer come along.

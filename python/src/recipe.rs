@@ -76,8 +76,8 @@ pub(crate) fn overrides(value: Option<&Bound<'_, PyAny>>) -> PyResult<Overrides>
     }
     let pairs: Vec<(String, Option<String>)> = items.extract().map_err(|_| wrong())?;
     let rules = pairs.into_iter().map(|(pattern, name)| {
-        let format = name.as_deref().map(Format::from_name).transpose().or_raise()?;
-        Ok((pattern, format))
+        let rounding = name.as_deref().map(Rounding::from_str).transpose().or_raise()?;
+        Ok((pattern, rounding))
     });
     Ok(Overrides::new(rules.collect::<PyResult<Vec<_>>>()?))
 }

@@ -428,7 +428,7 @@ class Model:
         name of the tensor; the first that matches decides. A full name means that tensor alone.
         `ModelError` for one that matches no weight matrix. `fallback` is the format of tensors
         whose rows do not fit, "llama.cpp" for llama-quantize's choices; `None` makes them a
-        `ShapeError`.
+        `ShapeError`. An override's format may be followed by a projection too.
 
         `recipe`, a `Recipe` or its file (see `tritlab search`), stands for `format`, `head`,
         `overrides` and `fallback`.

@@ -205,12 +205,57 @@ def test_an_importance_matrix_changes_the_rounding(path, text, tmp_path):
     assert (a[~linear].rel_weight_error == b[~linear].rel_weight_error).all()
 
 
+@pytest.mark.parametrize("mode", ["alone", "up_to"])
+def test_a_projection_is_each_layers_rule(path, text, tmp_path, mode):
+    """As `Model.load` and `compare` take it: the same codes, and the KL of those swapped."""
+    asked = {"mode": mode, "store": tmp_path, **SIZES}
+    found = tl.layers(path, text, "TERNARY_ROW+optimal", **asked)
+    assert found.format == "TERNARY_ROW+optimal"
+    own_rule = tl.layers(path, text, "TERNARY_ROW", **asked)
+    assert own_rule.reused == 0  # it is kept apart from the other rule's
+    whole = tl.Model.load(path, "TERNARY_ROW+optimal")
+    reference = tl.Model.load(path)
+    names = [row["tensor"] for row in found.records]
+    for at, (row, own) in enumerate(zip(found.records, own_rule.records, strict=True)):
+        if row["role"] != "linear":
+            continue
+        assert row["format"] == "TERNARY_ROW"
+        exact = reference.matrix(row["tensor"]).dequantize()
+        chosen = tl.project(exact, "optimal", per="row")
+        assert row["rel_weight_error"] == pytest.approx(relative(chosen.dequantize(), exact))
+        assert np.array_equal(whole.matrix(row["tensor"]).codes, chosen.codes)
+        assert row["rel_weight_error"] < own["rel_weight_error"]
+        if at in (1, 9):
+            swapped = names[: at + 1] if mode == "up_to" else [row["tensor"]]
+            formats = dict.fromkeys(swapped, "TERNARY_ROW+optimal")
+            model = tl.Model.load(path, overrides=formats)
+            kl = np.mean(model.evaluate(text[:96], context=32, reference=reference)["kl"])
+            assert row[f"kl_{mode}_nats"] == pytest.approx(float(kl), rel=1e-12)
+
+
+def test_another_rule_changes_a_layer_of_the_same_format(path, text):
+    sizes = {**SIZES, "chunks": 1}
+    found = tl.layers(path, text, "TERNARY_ROW+twn", base="TERNARY_ROW+optimal", **sizes)
+    linear = [row for row in found.records if row["role"] == "linear"]
+    assert all(row["kl_alone_nats"] > 0 for row in linear)
+    same = tl.layers(path, text, "TERNARY_ROW+twn", base="TERNARY_ROW+twn", **sizes)
+    assert [r["kl_alone_nats"] for r in same.records if r["role"] == "linear"] == [0.0] * 14
+
+
+def test_a_projection_has_no_importance(path, text):
+    importance = tl.imatrix(tl.Model.load(path), text, context=32)
+    with pytest.raises(tl.errors.FormatError, match="a projection does not use importance"):
+        tl.layers(path, text, "TERNARY+twn", imatrix=importance, **SIZES)
+
+
 def test_what_cannot_be_measured(path, text):
     wrong = tl.errors.EvaluationError
     with pytest.raises(wrong, match="mode is one of alone, up_to, both, not 'all'"):
         tl.layers(path, text, "Q4_0", mode="all")
-    with pytest.raises(tl.errors.FormatError, match="no projection, TERNARY\\+twn"):
-        tl.layers(path, text, "TERNARY+twn", **SIZES)
+    with pytest.raises(tl.errors.FormatError, match="no projection 'best'; there are: absmean"):
+        tl.layers(path, text, "TERNARY+best", **SIZES)
+    with pytest.raises(tl.errors.FormatError, match="Q4_0"):
+        tl.layers(path, text, "Q4_0+twn", **SIZES)
     with pytest.raises(tl.errors.FormatError, match="Q9"):
         tl.layers(path, text, "Q9", **SIZES)
     with pytest.raises(wrong, match="fewer than one window"):

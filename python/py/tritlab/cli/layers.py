@@ -29,7 +29,10 @@ def layers(
     format: Annotated[
         str,
         typer.Option(
-            "--format", "-f", metavar="NAME", help='Format of the layers; "file" keeps them.'
+            "--format",
+            "-f",
+            metavar="NAME",
+            help='Format of the layers, a +projection may follow; "file" keeps them.',
         ),
     ],
     mode: Annotated[
@@ -66,6 +69,7 @@ def layers(
       tritlab layers smollm2 --format Q4_K --text book.txt
       tritlab layers my.gguf -f TQ2_0 -t book.txt --mode both --base F16 -o results/layers
       tritlab layers pair-ternary -f file -t persuasion
+      tritlab layers pair-full -f TERNARY_G256+optimal -t persuasion
     """
     from typing import cast
 

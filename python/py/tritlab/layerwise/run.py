@@ -14,7 +14,7 @@ from tritlab import _native, machine, receipt
 from tritlab._formats import FILE, parse_format
 from tritlab._native import Model
 from tritlab._progress import Reporter, reporter_for
-from tritlab.errors import EvaluationError, FormatError
+from tritlab.errors import EvaluationError
 from tritlab.evaluation import Corpus, Text
 from tritlab.layerwise.measuring import measure
 from tritlab.layerwise.result import Layer, LayerReport, Swap
@@ -61,7 +61,8 @@ def layers(
         model: Path of a GGUF file or folder, a packaged model, or a loaded model: its file is used.
         text: The text itself, a `Path` to it, or int32 token ids.
         format: Format of the layers; "file" says what the file's own types are like, and changes
-            nothing. A format that does not fit a tensor's rows becomes what llama-quantize takes.
+            nothing. A format that does not fit a tensor's rows becomes what llama-quantize takes. A
+            projection may follow, as in `compare`: "TERNARY_G256+optimal".
         mode: "alone" swaps one layer at a time; "up_to" all up to it, in the order of the model
             (embedding, blocks, head); "both" is both, and takes twice the time.
         base: Format of the reference; `None` or "file" for the file's own types.
@@ -75,17 +76,14 @@ def layers(
         command: Exact command, for the report; by default this call.
 
     Raises:
-        FormatError: For a format that does not exist, or one with a projection.
+        FormatError: For a format that does not exist, a projection into one that holds no ternary
+            weights, or one beside an importance matrix, which would have no say.
         EvaluationError: For a text shorter than one window, or a mode that does not exist.
 
     """
     if mode not in get_args(Mode):
         raise EvaluationError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
     name, reference = parse_format(format), parse_format(base)
-    if name is not None and "+" in name:
-        raise FormatError(
-            f"single layers are rounded by a format's own rule: no projection, {name}"
-        )
     if threads is not None:
         _native.set_threads(threads)
     if backend is not None:
@@ -179,6 +177,8 @@ def _measure(
     option = options(changed.tensors())[unit.name]
     kept = options(bench.reference.tensors())[unit.name]
     parts = [tensor["name"] for tensor in tensors if tensor["gguf_name"] == unit.name]
+    # Two rules make different weights in one format.
+    projected = "+" in f"{format}{bench.base}" and (format or FILE) != bench.base
     step("measure")
     said = measure(
         [bench.reference.matrix(part) for part in parts],
@@ -187,7 +187,7 @@ def _measure(
     )
     return {
         "option": [option.format, option.nbytes, option.error],
-        "changed": option.format != kept.format,
+        "changed": option.format != kept.format or projected,
         **said,
     }
 
