@@ -3,9 +3,11 @@
 use tritlab_kernels::op::{CacheType, KeyValues};
 
 use crate::buffers::Buffers;
+use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::decoder::BATCH;
 use crate::error::{Error, Result};
+use crate::memory;
 
 /// Positions that memory is reserved for at first; beyond, it grows as it is used.
 const RESERVED: usize = 4096;
@@ -25,6 +27,8 @@ pub struct Cache {
     windows: Vec<Option<usize>>,
     pub(crate) len: usize,
     capacity: usize,
+    /// Whether sequences may be longer than that.
+    slides: bool,
     pub(crate) buffers: Buffers,
     /// What is held: it may have to be run again.
     pub(crate) ids: Vec<u32>,
@@ -32,6 +36,8 @@ pub struct Cache {
     pub(crate) is_long: bool,
     /// Whether it was cut back to where windows have been forgotten.
     stale: bool,
+    /// Ends what runs on it.
+    pub(crate) cancel: Cancel,
 }
 
 impl Cache {
@@ -42,12 +48,15 @@ impl Cache {
 
     /// An empty cache with room for `capacity` positions ([`Config::cache_bytes`] says how large). The
     /// first few thousand are allocated now, more when they are needed. Layers with a sliding window keep
-    /// no more than they look at and some hundred positions.
+    /// no more than they look at and some hundred positions; where all have one ([`Config::slides`]), a
+    /// sequence may be longer than `capacity`.
     pub fn with_type(config: &Config, capacity: usize, ty: CacheType) -> Self {
         let windows: Vec<_> = (0..config.layers).map(|i| config.window(i)).collect();
+        let slides = config.slides(capacity);
         let layer = |window: &Option<usize>| {
-            let limit = held(*window, capacity);
-            let head = || KeyValues::growing(config.head_dim, limit.min(RESERVED), limit, ty);
+            let held_at_first = held(*window, capacity).min(RESERVED);
+            let limit = held(*window, if slides { usize::MAX } else { capacity });
+            let head = || KeyValues::growing(config.head_dim, held_at_first, limit, ty);
             (0..config.kv_heads).map(|_| head()).collect()
         };
         Cache {
@@ -55,16 +64,23 @@ impl Cache {
             windows,
             len: 0,
             capacity,
+            slides,
             buffers: Buffers::default(),
             ids: Vec::new(),
             is_long: false,
             stale: false,
+            cancel: Cancel::default(),
         }
+    }
+
+    /// The same, whose work ends when `cancel` says so: see [`Error::Cancelled`].
+    pub fn cancelled_by(self, cancel: &Cancel) -> Self {
+        Cache { cancel: cancel.clone(), ..self }
     }
 
     /// Another one like it, empty.
     pub(crate) fn fresh(&self, config: &Config) -> Self {
-        Self::with_type(config, self.capacity, self.cache_type())
+        Self::with_type(config, self.capacity, self.cache_type()).cancelled_by(&self.cancel)
     }
 
     /// How keys and values are held.
@@ -117,10 +133,20 @@ impl Cache {
         }
     }
 
-    /// `Ok` if `n` more positions fit.
+    /// `Ok` if there is memory for the keys and values of `n` more positions. Few are not looked at: a step of
+    /// generation is to cost nothing more.
+    pub(crate) fn check_memory(&self, config: &Config, n: usize) -> Result<()> {
+        if n <= RESERVED {
+            return Ok(());
+        }
+        let bytes = |positions| config.cache_bytes(positions, self.cache_type());
+        memory::check("the key-value cache", bytes(self.len + n) - bytes(self.len))
+    }
+
+    /// `Ok` if `n` more positions fit: always, where every layer forgets what is out of its window.
     pub(crate) fn check_room(&self, n: usize) -> Result<()> {
         match self.len.checked_add(n) {
-            Some(needed) if needed <= self.capacity => Ok(()),
+            Some(needed) if needed <= self.capacity || self.slides => Ok(()),
             _ => Err(Error::ContextOverflow {
                 needed: self.len.saturating_add(n),
                 capacity: self.capacity,
@@ -143,6 +169,12 @@ impl Config {
     /// The sliding window of a layer.
     pub fn window(&self, layer: usize) -> Option<usize> {
         self.local.as_ref().filter(|l| l.layers[layer]).map(|l| l.window)
+    }
+
+    /// Whether a sequence may be longer than a cache of `capacity` positions: every layer has a sliding window that
+    /// fits into it, so that nothing is lost that any query would see.
+    pub fn slides(&self, capacity: usize) -> bool {
+        (0..self.layers).all(|i| self.window(i).is_some_and(|w| w <= capacity))
     }
 
     /// Bytes of a key-value cache of `capacity` positions: the most that will be allocated for it. It may be more

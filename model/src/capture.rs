@@ -12,13 +12,18 @@
 //!
 //! In a pattern, `*` stands for any characters but a dot.
 
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::model::Model;
 use crate::observe::Observer;
 
 /// The linear layers of a layer.
 pub const LINEAR: [&str; 7] =
     ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+
+/// In messages.
+const WHAT: &str = "what is captured";
 
 /// Something captured.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,10 +82,11 @@ impl Model {
             wanted: &wanted,
             replace,
             captured: Vec::new(),
+            outcome: Ok(()),
         };
         let hidden = self.decoder.observe(ids, &mut probe)?;
         probe.keep("output.input".to_owned(), &hidden);
-        Ok(probe.captured)
+        probe.outcome.map(|()| probe.captured)
     }
 
     /// As [`Self::logits`], with the residual stream after each layer given to `replace` first.
@@ -88,15 +94,23 @@ impl Model {
     /// # Errors
     /// As [`Self::logits`], and what `replace` returns.
     pub fn logits_with(&self, ids: &[u32], replace: &mut Replace<'_>) -> Result<Vec<f32>> {
+        self.head_unless(&Cancel::default(), &self.hidden_with(ids, replace)?)
+    }
+
+    /// The final hidden states, `[n][E]`, normed, with the residual stream after each layer given to `replace` first.
+    ///
+    /// # Errors
+    /// As [`Self::logits_with`].
+    pub fn hidden_with(&self, ids: &[u32], replace: &mut Replace<'_>) -> Result<Vec<f32>> {
         let mut probe = Probe {
             heads: self.config().heads,
             n: ids.len(),
             wanted: &|_| false,
             replace,
             captured: Vec::new(),
+            outcome: Ok(()),
         };
-        let hidden = self.decoder.observe(ids, &mut probe)?;
-        self.decoder.logits(&hidden)
+        self.decoder.observe(ids, &mut probe)
     }
 }
 
@@ -117,13 +131,22 @@ struct Probe<'a> {
     wanted: &'a dyn Fn(&str) -> bool,
     replace: &'a mut Replace<'a>,
     captured: Vec<Captured>,
+    /// What keeping something has come to; the pass ends after the layer.
+    outcome: Result<()>,
 }
 
 impl Probe<'_> {
     fn keep(&mut self, name: String, x: &[f32]) {
         if (self.wanted)(&name) {
             let shape = vec![self.n, x.len().checked_div(self.n).unwrap_or(0)];
-            self.captured.push(Captured { name, data: x.to_vec(), shape });
+            self.push(name, memory::copy(WHAT, x), shape);
+        }
+    }
+
+    fn push(&mut self, name: String, data: Result<Vec<f32>>, shape: Vec<usize>) {
+        match data {
+            Ok(data) => self.captured.push(Captured { name, data, shape }),
+            Err(error) => self.outcome = Err(error),
         }
     }
 }
@@ -144,18 +167,19 @@ impl Observer for Probe<'_> {
     }
 
     fn attention(&mut self, layer: usize, weights: &[f32], end: usize) {
-        let mut data = Vec::with_capacity(weights.len());
-        for head in 0..self.heads {
-            let rows = weights.chunks_exact(end).skip(head).step_by(self.heads);
-            rows.for_each(|row| data.extend_from_slice(row));
-        }
-        let (name, shape) = (format!("blk.{layer}.attention"), vec![self.heads, self.n, end]);
-        self.captured.push(Captured { name, data, shape });
+        let data = memory::room(WHAT, weights.len()).map(|mut data| {
+            for head in 0..self.heads {
+                let rows = weights.chunks_exact(end).skip(head).step_by(self.heads);
+                rows.for_each(|row| data.extend_from_slice(row));
+            }
+            data
+        });
+        self.push(format!("blk.{layer}.attention"), data, vec![self.heads, self.n, end]);
     }
 
     fn output(&mut self, layer: usize, x: &mut [f32]) -> Result<()> {
         (self.replace)(layer, x)?;
         self.keep(format!("blk.{layer}"), x);
-        Ok(())
+        std::mem::replace(&mut self.outcome, Ok(()))
     }
 }

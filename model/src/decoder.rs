@@ -21,9 +21,11 @@ use tritlab_kernels::{Weights, op, threads};
 
 use crate::buffers::Buffers;
 use crate::cache::Cache;
+use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::linear::{Linear, project};
+use crate::memory;
 use crate::observe::Observer;
 use crate::rope::{Rope, Table};
 
@@ -117,6 +119,7 @@ impl Decoder {
     pub fn hidden(&self, cache: &mut Cache, ids: &[u32]) -> Result<Vec<f32>> {
         cache.check_room(ids.len())?;
         self.check_ids(ids)?;
+        cache.check_memory(&self.config, ids.len())?;
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -133,6 +136,24 @@ impl Decoder {
         let new = hidden[cache.len * self.config.hidden..].to_vec();
         *cache = fresh;
         Ok(new)
+    }
+
+    /// As [`Self::hidden`] of a new sequence, batch by batch: `see` gets the states of at most [`BATCH`] tokens at
+    /// a time, so that no memory grows with the sequence but the cache's.
+    ///
+    /// # Errors
+    /// As [`Self::hidden`], and what `see` returns.
+    pub fn each_hidden(
+        &self,
+        cancel: &Cancel,
+        ids: &[u32],
+        see: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.check_ids(ids)?;
+        let mut cache = Cache::new(&self.config, ids.len()).cancelled_by(cancel);
+        cache.check_memory(&self.config, ids.len())?;
+        cache.is_long = self.config.rope.is_long(ids.len());
+        ids.chunks(BATCH).try_for_each(|ids| see(&self.extend(&mut cache, ids)?))
     }
 
     /// Runs one more token of each of several sequences, all of them in the same products; returns the final
@@ -188,8 +209,13 @@ impl Decoder {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let mut cache = Cache::new(&self.config, ids.len());
-        cache.is_long = self.config.rope.is_long(ids.len());
+        // All tokens at once: what a layer has in use.
+        let c = &self.config;
+        let widths = 4 * c.hidden + 2 * (c.heads + c.kv_heads) * c.head_dim + 3 * c.ffn;
+        memory::check("activations", widths as u128 * ids.len() as u128 * 4)?;
+        let mut cache = Cache::new(c, ids.len());
+        cache.check_memory(c, ids.len())?;
+        cache.is_long = c.rope.is_long(ids.len());
         self.batch(&mut [Part { cache: &mut cache, ids }], observer)
     }
 
@@ -203,7 +229,7 @@ impl Decoder {
     /// Runs checked ids with the frequencies that the cache is for.
     fn extend(&self, cache: &mut Cache, ids: &[u32]) -> Result<Vec<f32>> {
         let start = cache.len;
-        let mut out = Vec::with_capacity(ids.len() * self.config.hidden);
+        let mut out = memory::room("hidden states", ids.len() * self.config.hidden)?;
         let run = threads::run_hot(|| {
             for ids in ids.chunks(BATCH) {
                 out.extend(self.batch(&mut [Part { cache, ids }], &mut ())?);
@@ -269,6 +295,7 @@ impl Decoder {
         });
         let mut step = Step { queries: queries.collect(), parts };
         for (i, layer) in self.layers.iter().enumerate() {
+            step.parts.iter().try_for_each(|part| part.cache.cancel.check())?;
             let table = match (&local, c.window(i)) {
                 (Some(local), Some(_)) => local,
                 _ => &global,
@@ -342,7 +369,7 @@ impl Decoder {
         let mut mixed = buffers.take(n * c.heads * d); // [n][H*D]
         let (step, group, window) = (&*step, c.heads / c.kv_heads, c.window(i));
         if observer.wants_attention(i) {
-            let (weights, end) = self.attention_weights(i, &q, step);
+            let (weights, end) = self.attention_weights(i, &q, step)?;
             observer.attention(i, &weights, end);
         }
         // Many tokens: some of them together, over all heads, because queries of one head of keys share it. Few:
@@ -376,11 +403,18 @@ impl Decoder {
     }
 
     /// The weights that [`op::attention`] mixes values by, [n][H][end], and `end`: the positions held.
-    fn attention_weights(&self, i: usize, q: &[f32], step: &Step<'_, '_>) -> (Vec<f32>, usize) {
+    fn attention_weights(
+        &self,
+        i: usize,
+        q: &[f32],
+        step: &Step<'_, '_>,
+    ) -> Result<(Vec<f32>, usize)> {
         let c = &self.config;
         let (d, group) = (c.head_dim, c.heads / c.kv_heads);
         let end = step.queries.iter().map(|(_, position)| position + 1).max().unwrap_or(0);
-        let mut weights = vec![0.0; step.queries.len() * c.heads * end];
+        let n = step.queries.len() * c.heads * end;
+        let mut weights = memory::room("attention weights", n)?;
+        weights.resize(n, 0.0);
         threads::for_each_chunk_uneven(&mut weights, end.max(1), |r, row| {
             let (t, head) = (r / c.heads, r % c.heads);
             let (part, op::Query { range, .. }) = step.query(t, c.window(i), 0);
@@ -389,7 +423,7 @@ impl Decoder {
             let q = &q[r * d..(r + 1) * d];
             op::attention_weights(q, &keys, c.score_scale, c.score_cap, &mut row[range]);
         });
-        (weights, end)
+        Ok((weights, end))
     }
 
     /// Norm per head, then RoPE: `x` is [n][heads][D]. A softmax hides numbers that have overflowed, so

@@ -537,7 +537,15 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// A callback asked to stop.
+    /// More memory than there is.
+    #[error("{what} would need {bytes} bytes of memory, which cannot be had")]
+    Memory {
+        /// What the memory is for.
+        what: &'static str,
+        /// How much.
+        bytes: u128,
+    },
+    /// A callback, or a [`crate::Cancel`], asked to stop.
     #[error("cancelled")]
     Cancelled,
     /// A text is too short to evaluate.
@@ -576,6 +584,7 @@ impl Error {
             | Self::NotAModel { .. }
             | Self::BadDestination { .. }
             | Self::Imatrix { .. }
+            | Self::Memory { .. }
             | Self::Cancelled => source,
             source => Self::InFile { path, source: Box::new(source) },
         }

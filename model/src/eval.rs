@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use tritlab_kernels::{Backend, backend, threads};
 
 use crate::cache::Cache;
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -91,7 +92,7 @@ pub fn windows(tokens: usize, context: usize) -> Result<usize> {
 }
 
 /// Scores `ids`, beside a reference if there is one. `progress` is called with (windows done, windows) and
-/// returns `false` to stop.
+/// returns `false` to stop; `cancel` stops within a window.
 ///
 /// # Errors
 /// A text shorter than one window, models of different vocabularies, ids outside it, [`Error::Cancelled`].
@@ -100,6 +101,7 @@ pub fn score(
     reference: Option<&Model>,
     ids: &[u32],
     context: usize,
+    cancel: &Cancel,
     progress: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Vec<Scored>> {
     let n = windows(ids.len(), context)?;
@@ -117,7 +119,7 @@ pub fn score(
         if !progress(i, n) {
             return Err(Error::Cancelled);
         }
-        out.extend(score_window(model, reference, window, i * context)?);
+        out.extend(score_window(model, reference, window, i * context, cancel)?);
     }
     progress(n, n);
     Ok(out)
@@ -128,14 +130,16 @@ fn score_window(
     reference: Option<&Model>,
     window: &[u32],
     first: usize,
+    cancel: &Cancel,
 ) -> Result<Vec<Scored>> {
     let half = window.len() / 2;
     let scored = half..window.len() - 1;
     let (e, v) = (model.config().hidden, model.config().vocab);
-    let hidden = hidden(model, window)?;
-    let ref_hidden = reference.map(|r| self::hidden(r, window)).transpose()?;
+    let hidden = hidden(model, window, cancel)?;
+    let ref_hidden = reference.map(|r| self::hidden(r, window, cancel)).transpose()?;
     let mut out = vec![Scored::default(); scored.len()];
     for (block, out) in out.chunks_mut(ROWS).enumerate() {
+        cancel.check()?;
         let at = scored.start + block * ROWS;
         let rows = |e: usize| block * ROWS * e..(block * ROWS + out.len()) * e;
         let logits = model.decoder.logits(&hidden[rows(e)])?;
@@ -164,7 +168,7 @@ fn score_window(
 }
 
 /// Hidden states of one window's scored positions, from an empty cache, BOS first if the model wants it.
-fn hidden(model: &Model, window: &[u32]) -> Result<Arc<Vec<f32>>> {
+fn hidden(model: &Model, window: &[u32], cancel: &Cancel) -> Result<Arc<Vec<f32>>> {
     let mut ids = window.to_vec();
     if let Ok(tokenizer) = model.tokenizer()
         && tokenizer.adds_bos()
@@ -177,7 +181,8 @@ fn hidden(model: &Model, window: &[u32]) -> Result<Arc<Vec<f32>>> {
         return Ok(kept);
     }
     let ids = &key.1;
-    let all = model.decoder.hidden(&mut Cache::new(model.config(), ids.len()), ids)?;
+    let mut cache = Cache::new(model.config(), ids.len()).cancelled_by(cancel);
+    let all = model.decoder.hidden(&mut cache, ids)?;
     let e = model.config().hidden;
     let hidden = Arc::new(all[ids.len() / 2 * e..(ids.len() - 1) * e].to_vec());
     model.runs.put(key, &hidden);

@@ -4,6 +4,7 @@ use tritlab_kernels::op::CacheType;
 use tritlab_kernels::threads;
 
 use crate::cache::Cache;
+use crate::cancel::Cancel;
 use crate::decoder::BATCH;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -18,7 +19,7 @@ pub struct Request {
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// Positions that prompt and continuation may have together.
+    /// Positions that prompt and continuation may have together; no limit where [`crate::Config::slides`].
     pub context: usize,
     /// Strings that end the text; they are not part of it.
     pub stop: Vec<String>,
@@ -85,7 +86,7 @@ impl Generation {
     pub fn of_ids(model: &Model, prompt: &[u32], request: &Request) -> Result<Self> {
         let sampler = Sampler::new(request.sampling)?;
         let needed = prompt.len().saturating_add(request.max_tokens);
-        if needed > request.context {
+        if needed > request.context && !model.config().slides(request.context) {
             return Err(Error::ContextOverflow { needed, capacity: request.context });
         }
         if prompt.is_empty() {
@@ -139,6 +140,18 @@ impl Generation {
         self.text.as_mut().map(|t| std::mem::take(&mut t.ready)).unwrap_or_default()
     }
 
+    /// What ends a call of [`Self::advance`] from outside. A sequence that was cancelled can go on, with another one.
+    pub fn cancelled_by(&mut self, cancel: &Cancel) {
+        self.cache.cancel = cancel.clone();
+    }
+
+    /// Whether the next call of [`Self::advance`] may take many tokens' time: it reads a prompt, or all that is held
+    /// once more.
+    pub fn takes_long(&self, model: &Model) -> bool {
+        let held = self.cache.len();
+        held < self.prompt.len() || self.cache.must_rerun(model.config().rope.is_long(held + 1))
+    }
+
     /// Bytes of the key-value cache at its largest.
     pub fn cache_bytes(&self, model: &Model) -> u128 {
         model.config().cache_bytes(self.cache.capacity(), self.cache.cache_type())
@@ -149,7 +162,7 @@ impl Generation {
     /// are. Call it until all have ended; not to call it again cancels.
     ///
     /// # Errors
-    /// Numbers that overflowed on the way; the sequences cannot go on then.
+    /// Numbers that overflowed on the way; the sequences cannot go on then. [`Error::Cancelled`]; they can.
     pub fn advance(model: &Model, sequences: &mut [Generation]) -> Result<()> {
         let mut open: Vec<_> = sequences.iter_mut().filter(|s| s.finish.is_none()).collect();
         threads::run_hot(|| {
@@ -277,7 +290,7 @@ impl Model {
 
     /// Continues several texts at once; text i is sampled with `seed + i`, so that it is the one that
     /// [`Self::generate`] gives alone with that seed. `on_step` is called between tokens and returns `false` to
-    /// cancel. Returns the new texts.
+    /// cancel; `cancel` does so within one. Returns the new texts.
     ///
     /// # Errors
     /// As [`Generation::of_text`] for any of them; [`Error::Cancelled`].
@@ -285,13 +298,17 @@ impl Model {
         &self,
         prompts: &[Vec<u32>],
         request: &Request,
+        cancel: &Cancel,
         on_step: &mut dyn FnMut() -> bool,
     ) -> Result<Vec<String>> {
         let mut all = Vec::with_capacity(prompts.len());
         for (i, prompt) in prompts.iter().enumerate() {
             let seed = request.sampling.seed.wrapping_add(i as u64);
             let sampling = Sampling { seed, ..request.sampling };
-            all.push(Generation::of_text(self, prompt, &Request { sampling, ..request.clone() })?);
+            let request = Request { sampling, ..request.clone() };
+            let mut one = Generation::of_text(self, prompt, &request)?;
+            one.cancelled_by(cancel);
+            all.push(one);
         }
         while all.iter().any(|s| s.finish.is_none()) {
             Generation::advance(self, &mut all)?;

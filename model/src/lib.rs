@@ -11,6 +11,7 @@
 pub mod bitlinear;
 pub mod buffers;
 pub mod cache;
+pub mod cancel;
 pub mod capture;
 pub mod chat;
 pub mod config;
@@ -24,6 +25,7 @@ pub mod gguf;
 pub mod hugging_face;
 pub mod imatrix;
 pub mod linear;
+mod memory;
 pub mod mmap;
 pub mod model;
 pub mod observe;
@@ -42,6 +44,7 @@ pub mod tokenizer;
 pub mod verify;
 
 pub use cache::Cache;
+pub use cancel::Cancel;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use model::{Model, Options};

@@ -210,7 +210,7 @@ impl Model {
         let config = match like {
             Some(model) => model.decoder.config.clone(),
             None => {
-                let config = source.config()?;
+                let mut config = source.config()?;
                 source.roles()?;
                 config
             }

@@ -5,7 +5,7 @@ mod support;
 use support::{File, error, fixture, ids, load_as, path};
 use tritlab_kernels::Format;
 use tritlab_model::eval::{Scored, score, windows};
-use tritlab_model::{Error, Model};
+use tritlab_model::{Cancel, Error, Model};
 
 fn run(
     model: &Model,
@@ -13,7 +13,7 @@ fn run(
     ids: &[u32],
     context: usize,
 ) -> tritlab_model::Result<Vec<Scored>> {
-    score(model, reference, ids, context, &mut |_, _| true)
+    score(model, reference, ids, context, &Cancel::default(), &mut |_, _| true)
 }
 
 /// `ln softmax`, in f64, by the standard library.
@@ -173,12 +173,12 @@ fn progress_counts_and_cancels() {
     let model = fixture("llama");
     let text = ids(100, 128);
     let mut calls = Vec::new();
-    score(&model, None, &text, 20, &mut |done, all| {
+    score(&model, None, &text, 20, &Cancel::default(), &mut |done, all| {
         calls.push((done, all));
         true
     })
     .unwrap();
     assert_eq!(calls, [(0, 5), (1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]);
-    let e = error(score(&model, None, &text, 20, &mut |done, _| done < 2));
+    let e = error(score(&model, None, &text, 20, &Cancel::default(), &mut |done, _| done < 2));
     assert!(matches!(e, Error::Cancelled), "{e}");
 }

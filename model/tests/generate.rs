@@ -9,7 +9,7 @@ use tritlab_kernels::op::CacheType;
 use tritlab_model::generate::{Finish, Generation, Request};
 use tritlab_model::sample::{Sampler, Sampling, argmax};
 use tritlab_model::stop::StopFilter;
-use tritlab_model::{Cache, Error, Model};
+use tritlab_model::{Cache, Cancel, Error, Model};
 
 /// Temperature 1, nothing cut.
 fn free(seed: u64) -> Sampling {
@@ -479,7 +479,9 @@ fn a_batch_is_each_of_its_sequences() {
                 // Lengths on both sides of a block, and, for phi3-long, of the length where frequencies change.
                 let prompts: Vec<Vec<u32>> =
                     [1, 50, 15, 16, 17].into_iter().map(|n| ids(n, 100)).collect();
-                let together = model.generate_batch(&prompts, &request, &mut || true).unwrap();
+                let together = model
+                    .generate_batch(&prompts, &request, &Cancel::default(), &mut || true)
+                    .unwrap();
                 for (i, prompt) in prompts.iter().enumerate() {
                     let sampling = Sampling { seed: sampling.seed + i as u64, ..sampling };
                     let request = Request { sampling, ..request.clone() };
@@ -535,10 +537,12 @@ fn a_step_of_several_has_the_bits_of_each() {
 fn a_batch_can_be_cancelled() {
     let model = File::of("llama").with_tokenizer(true).load().unwrap();
     let mut left = 5;
-    let e = error(model.generate_batch(&[vec![1], vec![2]], &Request::default(), &mut || {
-        left -= 1;
-        left > 0
-    }));
+    let never = Cancel::default();
+    let e =
+        error(model.generate_batch(&[vec![1], vec![2]], &Request::default(), &never, &mut || {
+            left -= 1;
+            left > 0
+        }));
     assert!(matches!(e, Error::Cancelled), "{e}");
 }
 
@@ -584,6 +588,48 @@ fn a_window_keeps_only_what_it_sees() {
             &expected,
         );
         assert_eq!(cut.len(), keep + 3);
+    }
+}
+
+/// Where every layer has a window that fits into the context, a text may be longer than it: the answers are those of a
+/// context that is long enough.
+#[test]
+fn a_window_slides_beyond_the_context() {
+    let window = |w: u32| File::of("phi3-short").set("phi3.attention.sliding_window", w);
+    let model = window(8).load().unwrap();
+    let all = ids(1500, 128);
+    let whole = model.decoder.hidden(&mut Cache::new(model.config(), 1500), &all).unwrap();
+    for ty in [CacheType::F32, CacheType::F16] {
+        let mut room = Cache::with_type(model.config(), 1500, ty);
+        let expected = model.decoder.hidden(&mut room, &all).unwrap();
+        let mut cache = Cache::with_type(model.config(), 50, ty);
+        let mut got = Vec::new();
+        for part in all.chunks(170) {
+            got.extend(model.decoder.hidden(&mut cache, part).unwrap());
+        }
+        assert_bits("in parts", &got, &expected);
+        assert_eq!((cache.len(), cache.capacity()), (1500, 50));
+    }
+    let plain = fixture("phi3-short");
+    let other = plain.decoder.hidden(&mut Cache::new(plain.config(), 1500), &all).unwrap();
+    assert_ne!(whole, other, "the window is looked through");
+
+    let request = |context| Request { max_tokens: 40, context, ..Request::default() };
+    let text = |model: &Model, context| {
+        let mut one = [Generation::of_ids(model, &ids(30, 128), &request(context))?];
+        while one[0].finish().is_none() {
+            Generation::advance(model, &mut one)?;
+        }
+        Ok(one[0].ids().to_vec())
+    };
+    assert_eq!(text(&model, 50).unwrap(), text(&model, 200).unwrap());
+    // A window that does not fit, and layers without one.
+    assert!(model.config().slides(8) && !model.config().slides(7));
+    for limited in [window(51).load().unwrap(), fixture("gemma3"), plain] {
+        let e = error(text(&limited, 50));
+        assert!(matches!(e, Error::ContextOverflow { needed: 70, capacity: 50 }), "{e}");
+        let mut cache = Cache::new(limited.config(), 50);
+        assert!(limited.decoder.hidden(&mut cache, &all[..51]).is_err());
     }
 }
 

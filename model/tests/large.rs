@@ -7,7 +7,7 @@
 
 mod support;
 
-use tritlab_model::eval;
+use tritlab_model::{Cancel, eval};
 
 /// Perplexity of the text below at context 512, beside llama.cpp's.
 fn perplexity_is(variable: &str, llama_cpp: f64) {
@@ -19,7 +19,8 @@ fn perplexity_is(variable: &str, llama_cpp: f64) {
     let text = std::fs::read_to_string(text).unwrap();
     let model = support::load(path).unwrap();
     let ids = model.tokenizer().unwrap().encode(&text, true, false).unwrap();
-    let scored = eval::score(&model, None, &ids, 512, &mut |_, _| true).unwrap();
+    let scored =
+        eval::score(&model, None, &ids, 512, &Cancel::default(), &mut |_, _| true).unwrap();
     let mean = scored.iter().map(|s| s.nll).sum::<f64>() / scored.len() as f64;
     let ratio = mean.exp() / llama_cpp;
     support::say(&format!("perplexity {:.4}, {ratio:.5} of llama.cpp's {llama_cpp}", mean.exp()));

@@ -14,6 +14,12 @@ impl Progress {
         Self { function, error: None }
     }
 
+    /// Looks for Ctrl-C; whether the work should go on.
+    pub(crate) fn check_signals(&mut self) -> bool {
+        let outcome = Python::attach(|py| py.check_signals());
+        self.keep(outcome)
+    }
+
     /// Calls the function; whether the work should go on.
     pub(crate) fn call(&mut self, done: usize, total: usize, what: &str) -> bool {
         let outcome = Python::attach(|py| {
@@ -23,10 +29,15 @@ impl Progress {
                 None => Ok(()),
             }
         });
+        self.keep(outcome)
+    }
+
+    /// Keeps the first exception.
+    fn keep(&mut self, outcome: PyResult<()>) -> bool {
         match outcome {
             Ok(()) => true,
             Err(error) => {
-                self.error = Some(error);
+                self.error.get_or_insert(error);
                 false
             }
         }

@@ -3,7 +3,8 @@
 use std::io::ErrorKind;
 
 use pyo3::exceptions::{
-    PyFileExistsError, PyFileNotFoundError, PyKeyboardInterrupt, PyOSError, PyValueError,
+    PyFileExistsError, PyFileNotFoundError, PyKeyboardInterrupt, PyMemoryError, PyOSError,
+    PyValueError,
 };
 use pyo3::prelude::*;
 use tritlab_kernels::Error as KernelError;
@@ -88,7 +89,8 @@ impl IntoPy for ModelErr {
         let text = self.to_string();
         match self.cause() {
             E::Io { path, source } => os_error(path, source, text),
-            E::NotAModel { .. } | E::MissingShard { .. } => PyFileNotFoundError::new_err(text),
+            E::NotAModel { .. } | E::MissingShard { .. } => missing_file(text),
+            E::Memory { .. } => PyMemoryError::new_err(text),
             E::Kernel(error) | E::Tensor { source: error, .. } => kernel_class(error, text),
             E::NotInGguf { .. } | E::TwoRules => FormatError::new_err(text),
             E::MissingTokenizer { .. }

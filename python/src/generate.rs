@@ -9,10 +9,12 @@ use pyo3::types::{PyList, PyString};
 use tritlab_kernels::op::CacheType;
 use tritlab_model::generate::{Finish, Generation, Request};
 use tritlab_model::sample::Sampling;
+use tritlab_model::{Cancel, Error};
 
 use crate::arrays::{self, token_ids};
 use crate::chat;
 use crate::errors::{ModelError, OrRaise, TokenizerError};
+use crate::interrupt::interruptible;
 use crate::model::Model;
 
 /// Python's keywords.
@@ -105,7 +107,13 @@ pub(crate) fn ids_after(
     let mut one = [py.detach(|| Generation::of_ids(model, prompt, &request)).or_raise()?];
     while one[0].finish().is_none() {
         py.check_signals()?;
-        py.detach(|| Generation::advance(model, &mut one)).or_raise()?;
+        match one[0].takes_long(model) {
+            true => interruptible(py, |cancel| {
+                one[0].cancelled_by(cancel);
+                Generation::advance(model, &mut one)
+            })?,
+            false => py.detach(|| Generation::advance(model, &mut one)).or_raise()?,
+        }
     }
     // A vocabulary has at most 2^24 tokens.
     Ok(one[0].ids().iter().map(|id| *id as i32).collect())
@@ -153,16 +161,33 @@ impl TextStream {
         Ok(Self { model: model.clone().unbind(), state: Mutex::new(state) })
     }
 
-    fn step(&self) -> tritlab_model::Result<Step> {
+    /// Whether the next step may take many tokens' time.
+    fn takes_long(&self, py: Python<'_>) -> bool {
+        let model = self.model.get().inner();
+        self.read(py, |s| s.generation.as_ref().is_some_and(|[one]| one.takes_long(model)))
+    }
+
+    /// One step of work.
+    fn advance(&self, cancel: &Cancel) -> tritlab_model::Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(one) = &mut state.generation else { return Ok(()) };
+        if one[0].finish().is_some() {
+            return Ok(());
+        }
+        one[0].cancelled_by(cancel);
+        let outcome = Generation::advance(self.model.get().inner(), one);
+        // What was cancelled can go on.
+        if outcome.as_ref().is_err_and(|e| !matches!(e.cause(), Error::Cancelled)) {
+            state.generation = None;
+        }
+        outcome
+    }
+
+    /// What the steps so far have given.
+    fn take(&self) -> Step {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { generation, ids, finish } = &mut *state;
-        let Some(one) = generation else { return Ok(Step::End) };
-        if one[0].finish().is_none()
-            && let Err(error) = Generation::advance(self.model.get().inner(), one)
-        {
-            *generation = None;
-            return Err(error);
-        }
+        let Some(one) = generation else { return Step::End };
         ids.extend_from_slice(&one[0].ids()[ids.len()..]);
         let piece = one[0].take_text();
         *finish = one[0].finish();
@@ -171,18 +196,28 @@ impl TextStream {
             // The cache is the largest part of it.
             *generation = None;
         }
-        Ok(match piece.is_empty() {
+        match piece.is_empty() {
             false => Step::Piece(piece),
             true if end => Step::End,
             true => Step::Nothing,
-        })
+        }
     }
 
     /// The next piece; `None` at the end.
     pub(crate) fn next(&self, py: Python<'_>) -> PyResult<Option<String>> {
         loop {
             py.check_signals()?;
-            match py.detach(|| self.step()).or_raise()? {
+            let step = match self.takes_long(py) {
+                true => {
+                    interruptible(py, |cancel| self.advance(cancel))?;
+                    py.detach(|| self.take())
+                }
+                false => {
+                    let step = || self.advance(&Cancel::default()).map(|()| self.take());
+                    py.detach(step).or_raise()?
+                }
+            };
+            match step {
                 Step::Piece(piece) => return Ok(Some(piece)),
                 Step::Nothing => {}
                 Step::End => return Ok(None),

@@ -18,6 +18,7 @@ mod explain;
 mod generate;
 mod gguf;
 mod imatrix;
+mod interrupt;
 mod kernels;
 mod machine;
 mod matrix;
@@ -33,6 +34,8 @@ use pyo3::prelude::*;
 /// Native half of `tritlab`. Import the names from `tritlab`, not from here.
 #[pymodule(gil_used = false)]
 mod _native {
+    use pyo3::prelude::*;
+
     #[pymodule_export]
     use super::activations::{Activations, quantize_activations};
     #[pymodule_export]

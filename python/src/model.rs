@@ -16,10 +16,11 @@ use crate::arrays::{self, token_ids};
 use crate::callback::Progress;
 use crate::capture::Replace;
 use crate::chat;
-use crate::errors::{FormatError, OrRaise};
+use crate::errors::{FormatError, ModelError, OrRaise};
 use crate::generate::{Settings, TextStream, cache_type, ids_after, prompt_ids, text_can_be_made};
 use crate::imatrix::ImatrixOrPath;
 use crate::matrix::Matrix;
+use crate::interrupt::{interruptible, with_progress};
 use crate::recipe::{self, Wanted};
 
 /// A decoder model, ready to run. Immutable; may be shared between threads.
@@ -61,7 +62,7 @@ impl Model {
 
     /// `Ok` if the model was loaded for `tokens` positions.
     pub(crate) fn fits(&self, tokens: usize) -> PyResult<()> {
-        match tokens <= self.context {
+        match tokens <= self.context || self.model.config().slides(self.context) {
             true => Ok(()),
             false => {
                 Err(Error::ContextOverflow { needed: tokens, capacity: self.context }).or_raise()
@@ -330,8 +331,8 @@ impl Model {
 
     /// Logits after each of `ids`, int32 [n], from an empty cache: float32 [n, vocab].
     ///
-    /// The array is all the memory this needs beside the cache: 4 · n · vocab bytes. `replace`
-    /// gives layers other outputs, as in `capture`.
+    /// The array is all the memory this needs beside the cache: 4 · n · vocab bytes; `MemoryError`
+    /// if there is not as much. `replace` gives layers other outputs, as in `capture`.
     #[pyo3(signature = (ids, *, replace=None))]
     fn logits<'py>(
         &self,
@@ -341,18 +342,23 @@ impl Model {
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let ids = self.sequence(ids)?;
         let mut replace = self.replacements(replace, ids.len())?;
-        let result = py.detach(|| match replace.is_empty() {
-            true => self.model.logits(&ids),
-            false => self.model.logits_with(&ids, &mut |i, x| replace.call(i, x)),
-        });
-        let logits = replace.finish(result)?;
+        let logits = match replace.is_empty() {
+            true => interruptible(py, |cancel| self.model.logits_unless(cancel, &ids))?,
+            false => {
+                // Python's functions are called on this thread, which looks for signals then.
+                let mut by = |i, x: &mut [f32]| replace.call(i, x);
+                let result = py.detach(|| self.model.hidden_with(&ids, &mut by));
+                let hidden = replace.finish(result)?;
+                interruptible(py, |cancel| self.model.head_unless(cancel, &hidden))?
+            }
+        };
         arrays::matrix(py, logits, ids.len(), self.n_vocab())
     }
 
     /// SHA-256 of the bits of `logits(ids)`, hexadecimal: the same on every machine.
     fn fingerprint(&self, py: Python<'_>, ids: &Bound<'_, PyAny>) -> PyResult<String> {
         let ids = self.sequence(ids)?;
-        py.detach(|| self.model.fingerprint(&ids)).or_raise()
+        interruptible(py, |cancel| self.model.fingerprint_unless(cancel, &ids))
     }
 
     /// Score a text by llama.cpp's convention.
@@ -375,14 +381,10 @@ impl Model {
         if let Some(reference) = reference {
             reference.fits(context)?;
         }
-        let mut progress = Progress::new(progress);
-        let result = py.detach(|| {
-            let reference = reference.map(|r| &r.model);
-            eval::score(&self.model, reference, &ids, context, &mut |done, total| {
-                progress.call(done, total, "evaluate")
-            })
-        });
-        let scored = progress.finish(result.or_raise())?;
+        let reference = reference.map(|r| &r.model);
+        let scored = with_progress(py, Progress::new(progress), "evaluate", |cancel, progress| {
+            eval::score(&self.model, reference, &ids, context, cancel, progress)
+        })?;
 
         let out = PyDict::new(py);
         let floats =
@@ -571,11 +573,9 @@ impl Model {
         let request = settings.request(this)?;
         let ids: Vec<_> = prompts.iter().map(|p| prompt_ids(this, p)).collect::<PyResult<_>>()?;
         text_can_be_made(this)?;
-        // No function: it only looks for Ctrl-C.
-        let mut signals = Progress::new(None);
-        let result =
-            py.detach(|| this.model.generate_batch(&ids, &request, &mut || signals.call(0, 0, "")));
-        signals.finish(result.or_raise())
+        interruptible(py, |cancel| {
+            this.model.generate_batch(&ids, &request, cancel, &mut || cancel.check().is_ok())
+        })
     }
 
     /// Continue token ids, int32 [n], as token ids: a new array, int32 [m]. Needs no tokenizer.

@@ -502,8 +502,8 @@ class Model:
     ) -> npt.NDArray[np.float32]:
         """Logits after each of `ids`, int32 [n], from an empty cache: float32 [n, vocab].
 
-        The array is all the memory this needs beside the cache: 4 · n · vocab bytes. `replace`
-        gives layers other outputs, as in `capture`.
+        The array is all the memory this needs beside the cache: 4 · n · vocab bytes; `MemoryError`
+        if there is not as much. `replace` gives layers other outputs, as in `capture`.
         """
     def fingerprint(self, ids: npt.NDArray[np.int32]) -> str:
         """SHA-256 of the bits of `logits(ids)`, hexadecimal: the same on every machine."""
@@ -790,7 +790,8 @@ def quantize_gguf(
 ) -> QuantizeReport:
     """Write a GGUF file or a Hugging Face folder as GGUF, linear layers in `format`, atomically.
 
-    `None` leaves them as they are; a projection may follow, "TQ2_0+optimal", as in `Model.load`.
+    It is written atomically. `None` leaves them as they are; a projection may follow,
+    "TQ2_0+optimal", as in `Model.load`.
     `head` is the format of the embedding and the output head; `None` leaves those as they are.
     `fallback` is the format of tensors whose rows do not fit, "llama.cpp" for the choices of
     llama-quantize; `None` makes them a `FormatError`. `replaced` says what it became, by type.

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import functools
+import json
+import shutil
 import threading
 import time
 
