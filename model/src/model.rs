@@ -18,6 +18,7 @@ use crate::linear::{InputNorm, Linear};
 use crate::overrides::{Chosen, Overrides, is_matrix};
 use crate::quantize::Fallback;
 use crate::requantize::{Rule, check_rules, requantize};
+use crate::rope::LongRope;
 use crate::rounding::Rounding;
 use crate::source::{gather, halves};
 use crate::tensors::{File, Source, Stored, check_all_used, located, missing};
@@ -93,6 +94,8 @@ pub struct Options {
     pub i2_s: Packing,
     /// What makes the linear layers ternary, where `format` is and has another rule of its own.
     pub projection: Option<Projection>,
+    /// What chooses between the two sets of frequencies of longrope (Phi-3 and Phi-4-mini).
+    pub longrope: LongRope,
     /// Whether linear layers of the blocks multiply with f32 activations, whatever their format: rounded weights
     /// are then kept decoded, as F32. Reports are of the rounded ones.
     pub f32_activations: bool,
@@ -212,6 +215,8 @@ impl Model {
             None => {
                 let mut config = source.config()?;
                 source.roles()?;
+                config.rope.settle(options.longrope);
+                config.local.iter_mut().for_each(|l| l.rope.settle(options.longrope));
                 config
             }
         };

@@ -16,8 +16,9 @@ pub enum Scaling {
     /// Each divided by its own factor: what GGUF stores for Llama 3 ([`llama3_divisors`]).
     Divisors(Vec<f32>),
     /// Phi-3's longrope: one set of divisors for sequences of up to `original` positions, another for
-    /// longer ones. As in `transformers`, the length chooses for all positions of a sequence, so that
-    /// crossing `original` rotates the earlier keys anew ([`crate::decoder::Decoder::hidden`]).
+    /// longer ones. As in `transformers`, the length chooses for all positions of a sequence
+    /// ([`LongRope`] has the other choice), so that crossing `original` rotates the earlier keys anew
+    /// ([`crate::decoder::Decoder::hidden`]).
     Long {
         /// Divisors up to `original`.
         short: Vec<f32>,
@@ -26,6 +27,17 @@ pub enum Scaling {
         /// Where they change.
         original: usize,
     },
+}
+
+/// What chooses between the divisors of [`Scaling::Long`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LongRope {
+    /// The length of each sequence, as in `transformers`: short texts are what the model was trained on first.
+    #[default]
+    Length,
+    /// The context, in tokens, whatever the length of a sequence, as in llama.cpp: no text is ever run again, and a
+    /// short one under a long context gets the divisors of long ones.
+    Context(usize),
 }
 
 /// The rotation of one kind of layer.
@@ -99,6 +111,16 @@ impl Rope {
                 Err(bad("rope.scaling.factor", format!("{f} is not positive")))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Settles the divisors of [`Scaling::Long`] where the context chooses them.
+    pub(crate) fn settle(&mut self, by: LongRope) {
+        if let (Scaling::Long { short, long, original }, LongRope::Context(context)) =
+            (&mut self.scaling, by)
+        {
+            let divisors = if context > *original { long } else { short };
+            self.scaling = Scaling::Divisors(std::mem::take(divisors));
         }
     }
 

@@ -2,11 +2,12 @@
 
 mod support;
 
-use support::{File, error, path};
-use tritlab_model::Error;
+use support::{File, error, ids, path};
 use tritlab_model::gguf::Gguf;
-use tritlab_model::rope::{Rope, Scaling, llama3_divisors};
+use tritlab_model::overrides::Overrides;
+use tritlab_model::rope::{LongRope, Rope, Scaling, llama3_divisors};
 use tritlab_model::source::{halves, vector};
+use tritlab_model::{Cache, Error, Model, Options};
 
 fn rope(dims: usize, base: f32, scaling: Scaling) -> Rope {
     Rope { dims, base, attention_factor: 1.0, scaling }
@@ -73,6 +74,37 @@ fn longrope_changes_after_the_original_context() {
     assert!(!Rope { scaling: Scaling::None, ..rope }.is_long(usize::MAX));
 }
 
+/// By context, as llama.cpp: one set of frequencies for sequences of every length.
+#[test]
+fn longrope_by_context() {
+    let load = |longrope| {
+        let options = Options { longrope, ..Options::default() };
+        Model::load(path("phi3-long"), options, &mut |_, _, _| true).unwrap()
+    };
+    let all = ids(90, 128);
+    let hidden = |model: &Model, n: usize| {
+        model.decoder.hidden(&mut Cache::new(model.config(), 90), &all[..n]).unwrap()
+    };
+    let by_length = load(LongRope::Length);
+    // The original context is 64: 90 positions are long, 40 are not.
+    let (short, long) = (hidden(&by_length, 40), hidden(&by_length, 90));
+    let row = by_length.config().hidden;
+    assert_ne!(short[..40 * row], long[..40 * row]);
+    for context in [65, 4096] {
+        let model = load(LongRope::Context(context));
+        support::assert_bits("a short text", &hidden(&model, 40), &long[..40 * row]);
+        support::assert_bits("a long text", &hidden(&model, 90), &long);
+        // Other formats of it are of the same choice.
+        let same = model.requantize(&Overrides::default(), &mut |_, _, _| true).unwrap();
+        support::assert_bits("requantised", &hidden(&same, 40), &long[..40 * row]);
+    }
+    let model = load(LongRope::Context(64));
+    support::assert_bits("a short text", &hidden(&model, 40), &short);
+    let beyond = hidden(&model, 90);
+    support::assert_bits("its beginning", &beyond[..40 * row], &short);
+    assert_ne!(beyond, long);
+}
+
 /// Rows of a head: even ones first, then odd ones; those that are not rotated stay.
 #[test]
 fn interleaved_rows_become_halves() {
@@ -87,7 +119,7 @@ fn interleaved_rows_become_halves() {
 #[test]
 fn partial_rotation_of_interleaved_rows() {
     let (dim, rotated) = (32, 16);
-    let ids = support::ids(40, 128);
+    let ids = ids(40, 128);
     let interleaved =
         File::of("llama").without("rope_freqs.weight").set("llama.rope.dimension_count", 16u32);
     let expected = interleaved.load().unwrap().logits(&ids).unwrap();
@@ -121,7 +153,7 @@ fn partial_rotation_of_interleaved_rows() {
 /// Sliding windows of Phi-3 are honoured, whichever layer they are in.
 #[test]
 fn phi3_may_have_a_window() {
-    let ids = support::ids(40, 128);
+    let ids = ids(40, 128);
     let load = |window: u32| {
         let file = File::of("phi3-short").set("phi3.attention.sliding_window", window);
         file.load().unwrap().logits(&ids).unwrap()

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyList, PyString, PyTuple};
 use tritlab_model::capture::Captured;
 use tritlab_model::model::{Options, Role, TensorReport};
+use tritlab_model::rope::LongRope;
 use tritlab_model::source::i2_s_order;
 use tritlab_model::{Error, eval, speed};
 
@@ -107,7 +108,10 @@ impl Model {
     /// ternary, "TERNARY_G256+optimal": see `project`. `head` does the same for the embedding and
     /// the output head; `None` keeps the file's own types, whatever `format` is. `tensors()` shows
     /// what became of each tensor.
-    /// `context` is the longest sequence that the other calls accept; it costs no memory here.
+    /// `context` is the longest sequence that the other calls accept; it costs no memory here. No
+    /// sequence is too long for a model whose every layer has a sliding window that fits into it.
+    /// `longrope` is what chooses between the two sets of frequencies of Phi-3 and Phi-4-mini: the
+    /// "length" of each sequence, as in transformers, or the "context", as in llama.cpp.
     /// `i2_s` is the order of the codes of I2_S tensors, which a file does not tell: "I2_S" (x86
     /// and published files), "I2_S_64" (Arm) or "I2_S_ROWS4"; a wrong one talks nonsense.
     /// `imatrix`, an `Imatrix` or its file, weighs the columns of linear layers that change their
@@ -129,7 +133,7 @@ impl Model {
     #[staticmethod]
     #[pyo3(signature = (
         path, format=None, *, head=None, overrides=None, fallback=None, recipe=None, context=2048,
-        i2_s="I2_S", imatrix=None, activations="int8", progress=None
+        longrope="length", i2_s="I2_S", imatrix=None, activations="int8", progress=None
     ))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn load(
@@ -141,6 +145,7 @@ impl Model {
         fallback: Option<&str>,
         recipe: Option<&Bound<'_, PyAny>>,
         #[pyo3(from_py_with = arguments::context)] context: usize,
+        longrope: &str,
         i2_s: &str,
         imatrix: Option<ImatrixOrPath<'_>>,
         activations: &str,
@@ -156,6 +161,15 @@ impl Model {
                 return Err(FormatError::new_err(said));
             }
         };
+        let longrope = match longrope {
+            "length" => LongRope::Length,
+            "context" => LongRope::Context(context),
+            other => {
+                return Err(ModelError::new_err(format!(
+                    "longrope is {other:?}, but must be \"length\" or \"context\""
+                )));
+            }
+        };
         let imatrix = imatrix.map(|i| i.get(py)).transpose()?;
         let wanted = Wanted::new(py, recipe, format, head, overrides, fallback)?;
         let i2_s = i2_s_order(i2_s).or_raise()?;
@@ -164,8 +178,16 @@ impl Model {
             let Wanted { rounding, head, overrides, fallback } = wanted;
             let format = rounding.map(|r| r.format);
             let projection = rounding.and_then(|r| r.projection);
-            let options =
-                Options { format, head, overrides, fallback, i2_s, projection, f32_activations };
+            let options = Options {
+                format,
+                head,
+                overrides,
+                fallback,
+                i2_s,
+                projection,
+                f32_activations,
+                longrope,
+            };
             let mut step = |done, total, name: &str| progress.call(done, total, name);
             tritlab_model::Model::load_weighted(&path, options, imatrix.as_ref(), &mut step)
         });

@@ -309,6 +309,7 @@ class Model:
         imatrix=None,
         activations="int8",
         progress=None,
+        longrope="length",
     ):
         _i2_s_order(i2_s)
         if Path(path).read_bytes()[:4] != b"GGUF":

@@ -401,6 +401,7 @@ class Model:
         i2_s: str = "I2_S",
         imatrix: Imatrix | str | PathLike[str] | None = None,
         activations: str = "int8",
+        longrope: str = "length",
         progress: Progress | None = None,
     ) -> Model:
         """Load a GGUF file, a Hugging Face folder (config.json, safetensors) or a packaged model.
@@ -413,7 +414,10 @@ class Model:
         ternary, "TERNARY_G256+optimal": see `project`. `head` does the same for the embedding and
         the output head; `None` keeps the file's own types, whatever `format` is. `tensors()` shows
         what became of each tensor.
-        `context` is the longest sequence that the other calls accept; it costs no memory here.
+        `context` is the longest sequence that the other calls accept; it costs no memory here. No
+        sequence is too long for a model whose every layer has a sliding window that fits into it.
+        `longrope` is what chooses between the two sets of frequencies of Phi-3 and Phi-4-mini: the
+        "length" of each sequence, as in transformers, or the "context", as in llama.cpp.
         `i2_s` is the order of the codes of I2_S tensors, which a file does not tell: "I2_S" (x86
         and published files), "I2_S_64" (Arm) or "I2_S_ROWS4"; a wrong one talks nonsense.
         `imatrix`, an `Imatrix` or its file, weighs the columns of linear layers that change their

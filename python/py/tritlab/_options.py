@@ -129,4 +129,13 @@ I2SOption = Annotated[
         "--i2-s", metavar="NAME", help="Order of I2_S codes: I2_S, I2_S_64 or I2_S_ROWS4."
     ),
 ]
+LongRopeOption = Annotated[
+    str,
+    typer.Option(
+        "--longrope",
+        metavar="length|context",
+        help="What chooses the frequencies of Phi-3 and Phi-4-mini: each sequence's length "
+        "(transformers) or the context (llama.cpp).",
+    ),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]

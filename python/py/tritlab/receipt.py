@@ -116,6 +116,7 @@ def make(
     measured: Measured | dict[str, Any],
     reference_model: dict[str, Any] | None = None,
     i2_s: str = "I2_S",
+    longrope: str = "length",
     overrides: dict[str, str] | None = None,
     imatrix: dict[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -123,8 +124,9 @@ def make(
 
     `format`, `overrides` and `reference` are what `Model.load` was asked for ("file" for the file's
     own types); `reference` is `None` where there was no comparison, `reference_model` where the
-    reference was of the same file. `i2_s` is the order of I2_S codes, of both; `imatrix` the
-    `source` and the `sha256` (`evaluation.imatrix_sha256`) of the importance matrix, of both.
+    reference was of the same file. `i2_s` is the order of I2_S codes and `longrope` what chooses
+    the frequencies of longrope, of both; `imatrix` the `source` and the `sha256`
+    (`evaluation.imatrix_sha256`) of the importance matrix, of both.
     """
     return {
         "schema": SCHEMA,
@@ -140,6 +142,7 @@ def make(
         "reference_head": reference_head,
         "reference_model": reference_model,
         "i2_s": i2_s,
+        "longrope": longrope,
         "backend": _native.current_backend(),
         "threads": _native.get_threads(),
         "seed": None,  # nothing is sampled in an evaluation
@@ -209,6 +212,7 @@ def rerun(
         common = {
             "context": context,
             "i2_s": item.get("i2_s", "I2_S"),  # older receipts have none
+            "longrope": item.get("longrope", "length"),
             "imatrix": _imatrix(item.get("imatrix"), folder),
         }
 
@@ -217,8 +221,14 @@ def rerun(
         reference = None
         if item["reference"] is not None:
             facts = item.get("imatrix")
-            asked = item["reference"], item["reference_head"], common["i2_s"]
-            key = (str(ref_path), *asked, facts and facts["sha256"])
+            asked = item["reference"], item["reference_head"]
+            key = (
+                str(ref_path),
+                *asked,
+                common["i2_s"],
+                common["longrope"],
+                facts and facts["sha256"],
+            )
             if key not in loaded:
                 loaded.clear()
                 loaded[key] = _load(ref_path, item["reference"], item["reference_head"], common)

@@ -278,3 +278,35 @@ def test_every_projection_may_follow_a_format():
     listed = str(caught.value)
     assert all(name in listed for name in PROJECTIONS)
     assert listed.count(",") == len(PROJECTIONS) - 1
+
+
+def test_longrope_by_length_or_by_context(path):
+    """Under a context beyond the original 64, short texts too get the frequencies of long ones."""
+    phi = path.parents[1] / "phi3-long" / "model.gguf"
+    ids = np.arange(90, dtype=np.int32) % 50
+    load = functools.partial(tl.Model.load, phi)
+    by_length, by_context = load(), load(longrope="context")
+    short, long = ids[:40].copy(), ids
+    np.testing.assert_array_equal(by_context.logits(short), by_length.logits(long)[:40])
+    assert by_length.fingerprint(short) != by_context.fingerprint(short)
+    assert load(longrope="length").fingerprint(short) == by_length.fingerprint(short)
+    within = load(longrope="context", context=64)
+    assert within.fingerprint(short) == by_length.fingerprint(short)
+    with pytest.raises(tl.errors.ModelError, match='longrope is "short", but must be "length" or'):
+        load(longrope="short")
+
+
+def test_a_window_in_every_layer_needs_no_longer_context(path, tmp_path):
+    """As with a context that is long enough; a window that does not fit into it is a limit."""
+    folder = path.parents[1] / "phi3-short"
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "sliding_window": 8}))
+    shutil.copy(folder / "model.safetensors", tmp_path)
+    ids = np.arange(80, dtype=np.int32) % 50
+    little, much = (tl.Model.load(tmp_path, context=n) for n in (50, 100))
+    np.testing.assert_array_equal(little.logits(ids), much.logits(ids))
+    continued = [m.generate_ids(ids, max_tokens=5).tolist() for m in (little, much)]
+    assert continued[0] == continued[1]
+    for limited in (tl.Model.load(tmp_path, context=7), tl.Model.load(folder, context=50)):
+        with pytest.raises(tl.errors.ModelError, match="needs 80 positions"):
+            limited.logits(ids)

@@ -174,6 +174,36 @@ def test_the_order_of_i2_s_codes(run, model, text, tmp_path):
     assert run("rerun", tmp_path / "r.json").exit_code == 0
 
 
+def test_what_chooses_longrope(run, fake, model, text, tmp_path, monkeypatch):
+    """The commands hand it on, and a receipt keeps it for `rerun`."""
+    load, asked = fake._native.Model.load, []
+
+    def watched(*arguments, longrope="length", **settings):
+        asked.append(longrope)
+        return load(*arguments, **settings)
+
+    monkeypatch.setattr(fake._native.Model, "load", watched)
+    receipt = tmp_path / "r.json"
+    for command, *arguments in (
+        ("generate", model, "Once"),
+        ("chat", model, "-m", "hello"),
+        ("imatrix", model, "-t", text, "-o", tmp_path / "i.gguf"),
+        ("perplexity", model, "-t", text, "--reference", "F16", "--receipt", receipt),
+    ):
+        asked.clear()
+        got = run(command, *arguments, "--longrope", "context")
+        assert got.exit_code == 0, (command, got.stderr)
+        assert asked, command
+        assert set(asked) == {"context"}, command
+    for recorded in ("context", "length"):
+        asked.clear()
+        assert run("rerun", receipt).exit_code == 0
+        assert asked == [recorded] * 2
+        made = json.loads(receipt.read_text())
+        assert made.pop("longrope", None) == recorded or recorded == "length"
+        receipt.write_text(json.dumps(made))  # as older receipts are
+
+
 def test_a_missing_folder_is_said_before_the_work(run, fake, model, text, tmp_path, monkeypatch):
     monkeypatch.setattr(fake._native.Model, "load", lambda *_, **__: pytest.fail("work was done"))
     file = tmp_path / "absent" / "file"

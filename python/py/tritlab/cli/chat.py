@@ -16,6 +16,7 @@ from tritlab._options import (
     HeadOption,
     I2SOption,
     KvOption,
+    LongRopeOption,
     MaxTokensOption,
     MinPOption,
     ModelArgument,
@@ -58,6 +59,7 @@ def chat(
     format: FormatOption = "file",
     head: HeadOption = None,
     i2_s: I2SOption = "I2_S",
+    longrope: LongRopeOption = "length",
     context: ContextOption = 2048,
     threads: ThreadsOption = None,
     backend: BackendOption = None,
@@ -87,6 +89,7 @@ def chat(
             head=head,
             context=context,
             i2_s=i2_s,
+            longrope=longrope,
             progress=bar.step("load"),
         )
     messages: list[dict[str, Any]] = []

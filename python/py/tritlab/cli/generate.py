@@ -15,6 +15,7 @@ from tritlab._options import (
     I2SOption,
     JsonOption,
     KvOption,
+    LongRopeOption,
     MaxTokensOption,
     MinPOption,
     ModelArgument,
@@ -48,6 +49,7 @@ def generate(
     format: FormatOption = "file",
     head: HeadOption = None,
     i2_s: I2SOption = "I2_S",
+    longrope: LongRopeOption = "length",
     context: ContextOption = 2048,
     threads: ThreadsOption = None,
     backend: BackendOption = None,
@@ -76,6 +78,7 @@ def generate(
             head=head,
             context=context,
             i2_s=i2_s,
+            longrope=longrope,
             progress=bar.step("load"),
         )
 

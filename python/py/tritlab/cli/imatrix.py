@@ -15,6 +15,7 @@ from tritlab._options import (
     FormatOption,
     I2SOption,
     JsonOption,
+    LongRopeOption,
     ModelArgument,
     TextOption,
     ThreadsOption,
@@ -32,6 +33,7 @@ def imatrix(
     ] = Path("imatrix.gguf"),
     format: FormatOption = "file",
     i2_s: I2SOption = "I2_S",
+    longrope: LongRopeOption = "length",
     context: ContextOption = 512,
     chunks: Annotated[
         int,
@@ -69,6 +71,7 @@ def imatrix(
             parse_format(format),
             context=context,
             i2_s=i2_s,
+            longrope=longrope,
             progress=bar.step("load"),
         )
         made = collect_imatrix(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from tritlab._options import (
     HeadOption,
     I2SOption,
     JsonOption,
+    LongRopeOption,
     ModelArgument,
     TextOption,
     ThreadsOption,
@@ -57,6 +58,7 @@ def perplexity(
     ] = 0,
     head: HeadOption = None,
     i2_s: I2SOption = "I2_S",
+    longrope: LongRopeOption = "length",
     receipt: Annotated[
         Path | None,
         typer.Option(
@@ -98,15 +100,14 @@ def perplexity(
     wanted = parse_format(format)
     base = None if reference is None else parse_format(reference)
     corpus = Corpus.read(text)
+    common: dict[str, Any] = {"context": context, "i2_s": i2_s, "longrope": longrope}
     with Bar() as bar:
         other: _native.Model | LogProbs | None = None
         if store is not None and store.exists():
             other = LogProbs.open(store)
             other.require(path, base)
         elif reference is not None:
-            other = _native.Model.load(
-                path, base, context=context, i2_s=i2_s, progress=bar.step("reference")
-            )
+            other = _native.Model.load(path, base, progress=bar.step("reference"), **common)
             if store is not None:
                 other = LogProbs.write(
                     store,
@@ -117,9 +118,7 @@ def perplexity(
                     dtype=store_type,
                     progress=bar.step("store"),
                 )
-        loaded = _native.Model.load(
-            path, wanted, head=head, context=context, i2_s=i2_s, progress=bar.step("load")
-        )
+        loaded = _native.Model.load(path, wanted, head=head, progress=bar.step("load"), **common)
         part = cut(corpus.tokenize(loaded), context, chunks or None)
         measured = measure(loaded, part, other, bar.step("evaluate"))
     made = receipts.make(
@@ -132,6 +131,7 @@ def perplexity(
         reference=None if reference is None else base or "file",
         reference_head=None,
         i2_s=i2_s,
+        longrope=longrope,
         measured=measured,
     )
     if receipt is not None:
