@@ -73,6 +73,17 @@ pub(crate) fn shape(value: &Bound<'_, PyAny>) -> PyResult<(usize, usize)> {
     Ok((side(&rows, "shape[0]")? as usize, side(&cols, "shape[1]")? as usize))
 }
 
+/// Prompts of one batch, of any kind each.
+pub(crate) fn prompts<'py>(value: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    value.extract().map_err(|_| {
+        let found = value.get_type().qualname().map(|t| t.to_string()).unwrap_or_default();
+        PyTypeError::new_err(format!(
+            "prompts: a list of prompts (or another sequence) is wanted, not {found}; \
+             generate continues a single one"
+        ))
+    })
+}
+
 /// Ids of tokens that end a text.
 pub(crate) fn stop_tokens(value: &Bound<'_, PyAny>) -> PyResult<Option<Vec<u32>>> {
     if value.is_none() {

@@ -1,5 +1,6 @@
 //! Chats: Python's messages into a template.
 
+use pyo3::exceptions::{PyRecursionError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict};
 use tritlab_model::chat::Chat;
@@ -32,10 +33,17 @@ pub(crate) fn render(
     let dumps = py.import("json")?.getattr("dumps")?;
     // Unescaped, so that half a surrogate pair is Python's own `UnicodeEncodeError`.
     let unescaped = [("ensure_ascii", false)].into_py_dict(py)?;
+    let wrong = |e: &dyn std::fmt::Display| {
+        ModelError::new_err(format!("messages, tools and variables: {e}"))
+    };
     let json = |object: &Bound<'_, PyAny>| -> PyResult<serde_json::Value> {
-        let text: String = dumps.call((object,), Some(&unescaped))?.extract()?;
-        serde_json::from_str(&text)
-            .map_err(|e| ModelError::new_err(format!("messages, tools and variables: {e}")))
+        let text = dumps.call((object,), Some(&unescaped)).map_err(|e| {
+            // A message that contains itself, or is nested without an end.
+            let refused =
+                e.is_instance_of::<PyValueError>(py) || e.is_instance_of::<PyRecursionError>(py);
+            if refused { wrong(e.value(py)) } else { e }
+        })?;
+        serde_json::from_str(&text.extract::<String>()?).map_err(|e| wrong(&e))
     };
     let variables = match options.variables {
         Some(variables) => match json(variables.as_any())? {

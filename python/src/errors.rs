@@ -7,6 +7,8 @@ use pyo3::exceptions::{
     PyValueError,
 };
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{IntoPyDict, PyTuple, PyType};
 use tritlab_kernels::Error as KernelError;
 use tritlab_model::Error as ModelErr;
 
@@ -25,6 +27,27 @@ exceptions! {
     TokenizerError: TritlabError, "A tokenizer that is missing or not supported.";
     ModelError: TritlabError, "An architecture, tensor or setting that the model cannot be built from.";
     EvaluationError: TritlabError, "A text too short for one window, or settings that cannot be evaluated.";
+}
+
+/// `MissingFileError`, a `TritlabError` and a `FileNotFoundError`: the macro has no two bases.
+pub(crate) fn missing_file_error(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let class = CLASS.get_or_try_init(py, || -> PyResult<Py<PyType>> {
+        let bases = [py.get_type::<TritlabError>(), py.get_type::<PyFileNotFoundError>()];
+        let doc = "A file that a model needs and that is not there: config.json, weights, a shard.";
+        let body = [("__doc__", doc), ("__module__", "tritlab._native")].into_py_dict(py)?;
+        let name = "MissingFileError";
+        let class = py.get_type::<PyType>().call1((name, PyTuple::new(py, bases)?, body))?;
+        Ok(class.cast_into::<PyType>()?.unbind())
+    })?;
+    Ok(class.bind(py).clone())
+}
+
+fn missing_file(text: String) -> PyErr {
+    Python::attach(|py| match missing_file_error(py) {
+        Ok(class) => PyErr::from_type(class, (text,)),
+        Err(error) => error,
+    })
 }
 
 /// An error that has a Python class.

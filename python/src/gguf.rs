@@ -16,6 +16,7 @@ use tritlab_model::{Config, convert as converter};
 use crate::callback::Progress;
 use crate::errors::OrRaise;
 use crate::imatrix::ImatrixOrPath;
+use crate::model::packaged;
 use crate::recipe::Wanted;
 
 #[derive(IntoPyObject)]
@@ -46,9 +47,10 @@ impl From<quantize::TypeShare> for TypeShare {
     }
 }
 
-/// Write a GGUF file or a Hugging Face folder as GGUF, linear layers in `format`, atomically.
+/// Write a GGUF file, a folder or a packaged model as GGUF, linear layers in `format`.
 ///
-/// `None` leaves them as they are; a projection may follow, "TQ2_0+optimal", as in `Model.load`.
+/// It is written atomically. `None` leaves them as they are; a projection may follow,
+/// "TQ2_0+optimal", as in `Model.load`.
 /// `head` is the format of the embedding and the output head; `None` leaves those as they are.
 /// `fallback` is the format of tensors whose rows do not fit, "llama.cpp" for the choices of
 /// llama-quantize; `None` makes them a `FormatError`. `replaced` says what it became, by type.
@@ -75,6 +77,7 @@ pub(crate) fn quantize_gguf(
     imatrix: Option<ImatrixOrPath<'_>>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<QuantizeReport> {
+    let src = packaged(py, src)?;
     let imatrix = imatrix.map(|i| i.get(py)).transpose()?;
     let Wanted { rounding, head, overrides, fallback } =
         Wanted::new(py, recipe, format, head, overrides, fallback)?;
@@ -111,6 +114,7 @@ pub(crate) struct ConvertReport {
 
 /// Write a Hugging Face folder as a GGUF file, or a GGUF file as a new folder, atomically.
 ///
+/// `src` may be a packaged model, as in `Model.load`.
 /// Weights keep their bits where the other side can hold them; quantised types become F32 in a
 /// folder. `i2_s` is the order of a file's I2_S codes, as in `Model.load`. A file that exists is a
 /// `FileExistsError` unless `force` replaces it; a folder that exists always is one.
@@ -124,6 +128,7 @@ pub(crate) fn convert(
     force: bool,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<ConvertReport> {
+    let src = packaged(py, src)?;
     let i2_s = i2_s_order(i2_s).or_raise()?;
     let mut progress = Progress::new(progress);
     let result = py.detach(|| {
@@ -154,6 +159,7 @@ struct FolderTensor<'py> {
 /// Read the tensor tables of a Hugging Face folder, not its weights; check its config.json.
 #[pyfunction]
 pub(crate) fn inspect_folder(py: Python<'_>, path: PathBuf) -> PyResult<FolderInfo<'_>> {
+    let path = packaged(py, path)?;
     let folder = py.detach(|| Folder::open(&path)).or_raise()?;
     let config = folder.config().or_raise()?;
     let tensors = folder
@@ -198,9 +204,10 @@ struct GgufTensor<'py> {
     nbytes: u64,
 }
 
-/// Read version, metadata and tensor table of a GGUF file, not its weights.
+/// Read version, metadata and tensor table of a GGUF file or a packaged model.
 #[pyfunction]
 pub(crate) fn inspect_gguf(py: Python<'_>, path: PathBuf) -> PyResult<GgufInfo<'_>> {
+    let path = packaged(py, path)?;
     let gguf = py.detach(|| Gguf::open(&path)).or_raise()?;
     let metadata = PyDict::new(py);
     for (key, value) in gguf.metadata().iter() {

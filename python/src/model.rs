@@ -20,8 +20,8 @@ use crate::chat;
 use crate::errors::{FormatError, ModelError, OrRaise};
 use crate::generate::{Settings, TextStream, cache_type, ids_after, prompt_ids, text_can_be_made};
 use crate::imatrix::ImatrixOrPath;
-use crate::matrix::Matrix;
 use crate::interrupt::{interruptible, with_progress};
+use crate::matrix::Matrix;
 use crate::recipe::{self, Wanted};
 
 /// A decoder model, ready to run. Immutable; may be shared between threads.
@@ -89,7 +89,7 @@ impl Model {
 }
 
 /// The file of a packaged model where `path` is its name and nothing else; otherwise `path`.
-fn packaged(py: Python<'_>, path: PathBuf) -> PyResult<PathBuf> {
+pub(crate) fn packaged(py: Python<'_>, path: PathBuf) -> PyResult<PathBuf> {
     match path.exists() {
         true => Ok(path),
         false => py.import("tritlab._models")?.call_method1("packaged", (path,))?.extract(),
@@ -565,7 +565,7 @@ impl Model {
     #[allow(clippy::too_many_arguments, reason = "they are Python's keywords")]
     fn generate_batch(
         slf: &Bound<'_, Self>,
-        prompts: Vec<Bound<'_, PyAny>>,
+        #[pyo3(from_py_with = arguments::prompts)] prompts: Vec<Bound<'_, PyAny>>,
         #[pyo3(from_py_with = arguments::max_tokens)] max_tokens: usize,
         temperature: f32,
         #[pyo3(from_py_with = arguments::top_k)] top_k: usize,

@@ -10,6 +10,7 @@ use tritlab_model::verify::{self, Difference};
 use crate::callback::Progress;
 use crate::errors::OrRaise;
 use crate::matrix::Matrix;
+use crate::model::packaged;
 
 #[derive(IntoPyObject)]
 pub(crate) struct VerifyReport {
@@ -74,6 +75,7 @@ pub(crate) fn verify_models(
     i2_s: &str,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<VerifyReport> {
+    let (first, second) = (packaged(py, first)?, packaged(py, second)?);
     let i2_s = i2_s_order(i2_s).or_raise()?;
     let mut progress = Progress::new(progress);
     let result = py.detach(|| {

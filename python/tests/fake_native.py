@@ -47,6 +47,10 @@ class EvaluationError(TritlabError):
     pass
 
 
+class MissingFileError(TritlabError, FileNotFoundError):
+    pass
+
+
 # name: block, bytes, activation, error of logits, decode share of bandwidth, prefill tok/s
 _TABLE = {
     "F32": (1, 4, "dense", 0.0, 0.90, 700),
@@ -305,11 +309,11 @@ class Model:
         fallback=None,
         recipe=None,
         context=2048,
+        longrope="length",
         i2_s="I2_S",
         imatrix=None,
         activations="int8",
         progress=None,
-        longrope="length",
     ):
         _i2_s_order(i2_s)
         if Path(path).read_bytes()[:4] != b"GGUF":

@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritlab.errors import NotInstalledError
+from tritlab.errors import MissingFileError, NotInstalledError
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     text = os.fspath(model)
     path = packaged(text).expanduser()
     if path.is_dir() and not (path / "config.json").is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{text} is a folder without a config.json; give the GGUF file inside it"
         )
     if not path.exists():
         names = ", ".join(PACKAGED)
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no model file {text} (the path of a GGUF file or of a Hugging Face folder is wanted, "
             f"or a packaged model: {names})"
         )

@@ -66,6 +66,9 @@ class ModelError(TritlabError):
 class EvaluationError(TritlabError):
     """A text too short for one window, or settings that cannot be evaluated."""
 
+class MissingFileError(TritlabError, FileNotFoundError):
+    """A file that a model needs and that is not there: config.json, weights, a shard."""
+
 def formats() -> list[FormatInfo]:
     """Weight formats, in table order."""
 
@@ -398,10 +401,10 @@ class Model:
         fallback: str | None = None,
         recipe: Recipe | str | PathLike[str] | None = None,
         context: int = 2048,
+        longrope: str = "length",
         i2_s: str = "I2_S",
         imatrix: Imatrix | str | PathLike[str] | None = None,
         activations: str = "int8",
-        longrope: str = "length",
         progress: Progress | None = None,
     ) -> Model:
         """Load a GGUF file, a Hugging Face folder (config.json, safetensors) or a packaged model.
@@ -792,7 +795,7 @@ def quantize_gguf(
     imatrix: Imatrix | str | PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> QuantizeReport:
-    """Write a GGUF file or a Hugging Face folder as GGUF, linear layers in `format`, atomically.
+    """Write a GGUF file, a folder or a packaged model as GGUF, linear layers in `format`.
 
     It is written atomically. `None` leaves them as they are; a projection may follow,
     "TQ2_0+optimal", as in `Model.load`.
@@ -830,6 +833,7 @@ def convert(
 ) -> ConvertReport:
     """Write a Hugging Face folder as a GGUF file, or a GGUF file as a new folder, atomically.
 
+    `src` may be a packaged model, as in `Model.load`.
     Weights keep their bits where the other side can hold them; quantised types become F32 in a
     folder. `i2_s` is the order of a file's I2_S codes, as in `Model.load`. A file that exists is a
     `FileExistsError` unless `force` replaces it; a folder that exists always is one.
@@ -839,7 +843,7 @@ def inspect_folder(path: str | PathLike[str]) -> FolderInfo:
     """Read the tensor tables of a Hugging Face folder, not its weights; check its config.json."""
 
 def inspect_gguf(path: str | PathLike[str]) -> GgufInfo:
-    """Read version, metadata and tensor table of a GGUF file, not its weights."""
+    """Read version, metadata and tensor table of a GGUF file or a packaged model."""
 
 def kit_cases(check: str, subject: str, random: int, seed: int) -> list[str]:
     """Names of the kit's cases for a check, then of `random` ones drawn from `seed`.

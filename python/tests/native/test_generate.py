@@ -212,6 +212,13 @@ def test_settings_of_another_type(spelled, settings, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("prompts", "found"), [("abc", "str"), (3, "int"), (None, "NoneType")])
+def test_a_batch_wants_several_prompts(spelled, prompts, found):
+    with pytest.raises(TypeError, match=rf"prompts: a list of prompts .* not {found}; generate"):
+        spelled.generate_batch(prompts)
+    assert len(spelled.generate_batch(("the", "an"), max_tokens=2)) == 2
+
+
 def test_integers_of_numpy(spelled):
     expected = spelled.generate("the", max_tokens=5, seed=3, temperature=1.0)
     settings = {"max_tokens": np.int64(5), "seed": np.uint64(3), "temperature": np.float32(1)}
