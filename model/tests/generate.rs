@@ -595,7 +595,12 @@ fn a_window_keeps_only_what_it_sees() {
 /// context that is long enough.
 #[test]
 fn a_window_slides_beyond_the_context() {
-    let window = |w: u32| File::of("phi3-short").set("phi3.attention.sliding_window", w);
+    // The same frequencies for all lengths here.
+    let window = |w: u32| {
+        File::of("phi3-short")
+            .set("phi3.attention.sliding_window", w)
+            .set("phi3.rope.scaling.original_context_length", 4096u32)
+    };
     let model = window(8).load().unwrap();
     let all = ids(1500, 128);
     let whole = model.decoder.hidden(&mut Cache::new(model.config(), 1500), &all).unwrap();
@@ -610,7 +615,7 @@ fn a_window_slides_beyond_the_context() {
         assert_bits("in parts", &got, &expected);
         assert_eq!((cache.len(), cache.capacity()), (1500, 50));
     }
-    let plain = fixture("phi3-short");
+    let plain = window(4096).load().unwrap();
     let other = plain.decoder.hidden(&mut Cache::new(plain.config(), 1500), &all).unwrap();
     assert_ne!(whole, other, "the window is looked through");
 
