@@ -39,9 +39,10 @@ pub struct Config {
     pub embedding_scale: Option<f32>,
     /// Factor on the attention scores.
     pub score_scale: f32,
-    /// Soft cap of the attention scores.
+    /// Soft cap of the attention scores (GGUF `gemma3` with `attn_logit_softcapping`, which llama.cpp leaves out;
+    /// Gemma 3's own `config.json` has such a key too, and its class never applies it).
     pub score_cap: Option<f32>,
-    /// Soft cap of the logits.
+    /// Soft cap of the logits (Gemma 3's `final_logit_softcapping`).
     pub logit_cap: Option<f32>,
     /// RoPE of the global layers (all layers, where there is no window).
     pub rope: Rope,
@@ -97,7 +98,8 @@ pub(crate) fn activation_name(activation: Activation) -> &'static str {
 }
 
 /// Keys that llama.cpp has for graphs of other models and that nothing here reads, with the value that says nothing.
-const UNREAD: [(&str, f64); 5] = [
+const UNREAD: [(&str, f64); 6] = [
+    ("expert_count", 0.0),
     ("attention.scale", 0.0),
     ("attention.clamp_kqv", 0.0),
     ("embedding_scale", 1.0),
@@ -142,6 +144,11 @@ impl Config {
                 return Err(bad(&key(name), reason));
             }
         }
+        let causal_key = key("attention.causal");
+        if meta.optional::<bool>(&causal_key)? == Some(false) {
+            let reason = "it is false, and models that look ahead are not supported".to_owned();
+            return Err(bad(&causal_key, reason));
+        }
         let (hidden, layers, heads) =
             (need("embedding_length")?, need("block_count")?, need("attention.head_count")?);
         let ffn = need("feed_forward_length")?;
@@ -163,6 +170,15 @@ impl Config {
         }
         let bitnet = arch.starts_with("bitnet");
         let gemma = arch == "gemma3";
+        // 0 means none.
+        let cap = |name: &str| match float(name)?.filter(|cap| *cap != 0.0) {
+            Some(cap) if !gemma => {
+                let reason =
+                    format!("it is {cap}, and of the architectures here only gemma3 has soft caps");
+                Err(bad(&key(name), reason))
+            }
+            cap => Ok(cap),
+        };
         let activation_key = key("hidden_activation");
         let activation = match meta.optional::<String>(&activation_key)? {
             Some(name) => activation(&name).map_err(|reason| bad(&activation_key, reason))?,
@@ -178,9 +194,9 @@ impl Config {
         let rope = gguf_rope(gguf, &arch, head_dim, context)?;
         let local = match arch.as_str() {
             "gemma3" => Some(gemma_local(gguf, &key, layers, &rope)?),
-            // Phi-3 has one window for all layers; in the larger models it is no smaller than the context.
+            // Phi-3 has one window for all layers, 0 where it has none. No text is longer than the rest.
             "phi3" => count(gguf, &key("attention.sliding_window"))?
-                .filter(|w| (1..context).contains(w))
+                .filter(|w| (1..1 << 30).contains(w))
                 .map(|window| Local { window, layers: vec![true; layers], rope: rope.clone() }),
             _ => None,
         };
@@ -198,10 +214,9 @@ impl Config {
             norm_eps,
             activation,
             embedding_scale: gemma.then(|| (hidden as f32).sqrt()),
-            score_scale: (1.0 / (head_dim.max(1) as f64).sqrt()) as f32,
-            // 0 means none.
-            score_cap: float("attn_logit_softcapping")?.filter(|cap| *cap != 0.0),
-            logit_cap: float("final_logit_softcapping")?.filter(|cap| *cap != 0.0),
+            score_scale: score_scale(score_divisor(&arch, layers, (hidden, heads), head_dim) as f32),
+            score_cap: cap("attn_logit_softcapping")?,
+            logit_cap: cap("final_logit_softcapping")?,
             rope,
             local,
             context,
@@ -260,6 +275,26 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// What GGUF means by a score scale, which it has no key for: attention scores are divided by the root of this. As in
+/// llama.cpp, it is the width of a head, and `hidden / heads` for the 62 layers of Gemma 3 27B.
+pub(crate) fn score_divisor(
+    architecture: &str,
+    layers: usize,
+    (hidden, heads): (usize, usize),
+    head_dim: usize,
+) -> usize {
+    let divisor = match (architecture, layers) {
+        ("gemma3", 62) => hidden / heads.max(1),
+        _ => head_dim,
+    };
+    divisor.max(1)
+}
+
+/// The factor on attention scores that divides by the root of `divisor`.
+pub(crate) fn score_scale(divisor: f32) -> f32 {
+    (1.0 / f64::from(divisor).sqrt()) as f32
 }
 
 /// A size that is not 0 and not absurd.
@@ -413,10 +448,13 @@ fn gemma_local(
             return Err(bad(&key(name), format!("{base} is not positive")));
         }
     }
+    let window_key = key("attention.sliding_window");
+    // Without it there are no local layers for llama.cpp, which no Gemma 3 was trained as.
+    let window = count(gguf, &window_key)?.ok_or(Error::MissingKey { key: window_key })?;
     Ok(Local {
-        window: count(gguf, &key("attention.sliding_window"))?.unwrap_or(4096),
+        window,
         layers: local,
-        rope: Rope { dims: global.dims, base, attention_factor: 1.0, scaling: Scaling::None },
+        rope: Rope { base, scaling: Scaling::None, ..global.clone() },
     })
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod keys;
 pub(crate) mod names;
 mod ropes;
 mod safetensors;
+mod skipped;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ use crate::error::{Error, Result};
 use crate::tensors::{Assumed, Roles, Source, Stored, dense, finite, fitting, located};
 use crate::tokenizer::Tokenizer;
 
+/// Four codes of 0 in a byte ([`unpack`]).
+const PACKED_ZEROS: u8 = 0b0101_0101;
 /// The file that says what the tensors are.
 const CONFIG: &str = "config.json";
 
@@ -105,6 +108,11 @@ impl Folder {
         };
         if d.tied == Some(false) {
             need("output.weight")?;
+        }
+        if let Some(q) = &d.quantization {
+            let names = self.tensors.names();
+            let modules: Vec<_> = names.filter_map(|name| Some(name.rsplit_once('.')?.0)).collect();
+            q.skipped.check(&modules, &self.names.head)?;
         }
         self.check_types()?;
         self.check_tied_head()?;
@@ -281,11 +289,22 @@ impl Folder {
             Some(q) if q.exact => value,
             q => factor(value, q.as_ref().is_some_and(|q| q.multiply)),
         };
-        if !(factor.is_finite() && factor > 0.0) {
-            let reason = format!("the scale {value} is not a positive number");
+        let (bytes, shape) = (self.tensors.bytes(entry), (tensor.rows, tensor.cols));
+        // A matrix of zeros has any scale; a GGUF file's may say 0.
+        let zero = if entry.dtype == Dtype::U8 { PACKED_ZEROS } else { 0 };
+        let zeros = value == 0.0 && factor == 0.0 && bytes.iter().all(|b| *b == zero);
+        if !(factor.is_finite() && factor > 0.0 || zeros) {
+            let reason = match value {
+                v if v > 0.0 && v.is_finite() => {
+                    format!(
+                        "the scale {value:e} is too near to 0 or infinity: its inverse is no f32 number"
+                    )
+                }
+                0.0 => "the scale is 0, but not all codes are".to_owned(),
+                _ => format!("the scale {value} is not a positive number"),
+            };
             return Err(Error::BadTensor { tensor: scale_name, reason });
         }
-        let (bytes, shape) = (self.tensors.bytes(entry), (tensor.rows, tensor.cols));
         match entry.dtype {
             Dtype::U8 => unpack(name, bytes, shape, factor),
             _ => from_codes(name, bytes, shape, factor),

@@ -148,7 +148,8 @@ fn phi4_mini_has_its_attention_factor() {
     }));
     assert_eq!((phi.rope.dims, phi.rope.attention_factor), (96, 1.190_238_1));
     assert!(phi.rope.is_long(4097) && !phi.rope.is_long(4096));
-    assert_eq!(phi.local, None);
+    // More than the positions it was made for, but no more than a text could have.
+    assert_eq!(phi.local.unwrap().window, 262_144);
 }
 
 /// Keys of another type and impossible values, in the file's own words.

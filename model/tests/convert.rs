@@ -507,7 +507,6 @@ fn what_gguf_has_no_key_for() {
         json!({"rope_type": "linear", "factor": 8.0}),
         json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}),
         long,
-        json!({"partial_rotary_factor": 0.5}),
     ] {
         let edit = Edit::of("gemma3").set("rope_parameters", json!({"sliding_attention": local}));
         refused(edit, "rope_parameters.sliding_attention");
@@ -523,9 +522,12 @@ fn what_gguf_has_no_key_for() {
 fn what_folders_have_no_key_for() {
     let temporary = tempfile::tempdir().unwrap();
     let at = |name: &str| temporary.path().join(name);
-    for key in ["attn_logit_softcapping", "final_logit_softcapping", "rope.scaling.attn_factor"] {
-        let key = format!("llama.{key}");
-        File::of("llama").set(&key, 1.5f32).write(&at("in.gguf"));
+    for (fixture, key) in [
+        ("gemma3", "gemma3.attn_logit_softcapping"),
+        ("gemma3", "gemma3.rope.scaling.attn_factor"),
+        ("llama", "llama.rope.scaling.attn_factor"),
+    ] {
+        File::of(fixture).set(key, 1.5f32).write(&at("in.gguf"));
         load(at("in.gguf")).unwrap();
         match quiet(at("in.gguf"), at("out")).unwrap_err() {
             Error::InFile { path, source } => {

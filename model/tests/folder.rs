@@ -219,10 +219,25 @@ fn modules_can_be_left_out() {
         (layer.up.format(), layer.down.format(), layer.q.format())
     };
     let (t, f) = (Format::TERNARY, Format::F32);
-    assert_eq!(only(json!(["lm_head"])), (t, t, t));
-    assert_eq!(only(json!(["up_proj"])), (f, t, t));
-    assert_eq!(only(json!(["model.layers.0.mlp"])), (f, f, t));
-    assert_eq!(only(json!(["model.layers.1", "proj"])), (t, t, t));
+    let only = |entry: &str| only(json!([entry, "lm_head"]));
+    assert_eq!(only("lm_head"), (t, t, t));
+    assert_eq!(only("up_proj"), (f, t, t));
+    assert_eq!(only("model.layers.0.mlp"), (f, f, t));
+    assert_eq!(only("model.layers.1"), (t, t, t));
+    // Endings, and expressions for beginnings, as in transformers.
+    for all in ["proj", "_proj", "model", r"model\.layers\.\d+", "model.layers.*", ""] {
+        assert_eq!(only(all), (f, f, f), "{all}");
+    }
+    for mlp in [
+        "model.layers.*.mlp",
+        r"model\.layers\.\d+\.mlp",
+        "model.layers.[01].mlp",
+        ".*(up|down)_proj",
+    ] {
+        assert_eq!(only(mlp), (f, f, t), "{mlp}");
+    }
+    assert_eq!(only(".*self_attn"), (t, t, f));
+    assert_eq!(only("model.embed_tokens"), (t, t, t));
 }
 
 /// A norm in each projection: as if its input had been normed before.

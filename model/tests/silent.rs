@@ -48,7 +48,7 @@ fn masters_where_codes_are_promised() {
     // Layers that are not BitLinear hold what they hold.
     let edit = quantization("bitnet-online", |q| {
         q["quantization_mode"] = json!("offline");
-        q["modules_to_not_convert"] = json!(["self_attn", "mlp"]);
+        q["modules_to_not_convert"] = json!(["model.layers", "lm_head"]);
     });
     let model = edit.load().unwrap();
     assert!(model.decoder.layers.iter().all(|layer| layer.up.format() == Format::F32));

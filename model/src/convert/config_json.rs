@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value, json};
 
-use crate::config::{Config, activation_name, bad};
+use crate::config::{Config, activation_name, bad, score_divisor};
 use crate::error::{Error, Result};
 use crate::rope::{Rope, Scaling, llama3_divisors};
 use crate::tensors::Roles;
@@ -40,7 +40,10 @@ fn check(c: &Config) -> Result<()> {
     let lost = [
         ("attn_logit_softcapping", c.score_cap),
         ("final_logit_softcapping", c.logit_cap.filter(|_| !gemma)),
-        ("rope.scaling.attn_factor", Some(c.rope.attention_factor).filter(|f| !long && *f != 1.0)),
+        (
+            "rope.scaling.attn_factor",
+            Some(c.rope.attention_factor).filter(|f| (gemma || !long) && *f != 1.0),
+        ),
     ];
     match lost.into_iter().find_map(|(key, value)| Some((key, value?))) {
         None => Ok(()),
@@ -94,14 +97,19 @@ pub(super) fn write(c: &Config, found: &Found) -> Result<Value> {
             set("original_max_position_embeddings", json!(original));
         }
     } else if c.rope.dims != c.head_dim {
-        set("partial_rotary_factor", share(&c.rope, c.head_dim)?);
+        let reason = format!(
+            "it is {}, but a folder's {model_type} turns whole heads of {}",
+            c.rope.dims, c.head_dim
+        );
+        return Err(bad(&format!("{}.rope.dimension_count", c.architecture), reason));
     }
     if let (true, Some(local)) = (model_type == "gemma3_text", &c.local) {
         let name = |l: &bool| if *l { "sliding_attention" } else { "full_attention" };
         set("sliding_window", json!(local.window));
         set("rope_local_base_freq", number(local.rope.base));
         set("layer_types", local.layers.iter().map(name).collect());
-        set("query_pre_attn_scalar", json!(c.head_dim));
+        let sizes = (c.hidden, c.heads);
+        set("query_pre_attn_scalar", json!(score_divisor("gemma3", c.layers, sizes, c.head_dim)));
         set("final_logit_softcapping", c.logit_cap.map_or(Value::Null, number));
     }
     if let Some(modules) = &found.not_ternary {

@@ -1,6 +1,6 @@
 //! A [`Config`] as GGUF's metadata and tables, as llama.cpp's converter writes them.
 
-use crate::config::{Config, activation_name};
+use crate::config::{Config, activation_name, score_divisor, score_scale};
 use crate::error::{Error, Result};
 use crate::gguf::{Array, Value, Writer};
 use crate::rope::{Rope, Scaling};
@@ -17,10 +17,13 @@ pub fn write<'a>(writer: &mut Writer<'_>, config: &'a Config) -> Result<Vec<Tabl
     let c = config;
     let arch = c.architecture.as_str();
     let gemma = arch == "gemma3";
-    let plain = (1.0 / (c.head_dim as f64).sqrt()) as f32;
-    if c.score_scale != plain {
-        let reason =
-            format!("GGUF has no key for a factor of {} on attention scores", c.score_scale);
+    let divisor = score_divisor(arch, c.layers, (c.hidden, c.heads), c.head_dim);
+    if c.score_scale != score_scale(divisor as f32) {
+        let reason = format!(
+            "GGUF has no key for it: for {arch} with {} layers it means {divisor}, and here it is {}",
+            c.layers,
+            1.0 / f64::from(c.score_scale).powi(2)
+        );
         return Err(Error::BadConfig { key: "query_pre_attn_scalar".to_owned(), reason });
     }
     if c.input_norm_eps != c.norm_eps {
@@ -43,7 +46,7 @@ pub fn write<'a>(writer: &mut Writer<'_>, config: &'a Config) -> Result<Vec<Tabl
     if let Some(local) = &c.local {
         let plain = Rope { base: local.rope.base, ..Rope::clone(&c.rope) };
         let plain = match gemma {
-            true => Rope { attention_factor: 1.0, scaling: Scaling::None, ..plain },
+            true => Rope { scaling: Scaling::None, ..plain },
             false => plain,
         };
         if local.rope != plain {

@@ -1,10 +1,11 @@
 //! `quantization_config` of BitNet models: which layers are BitLinear, and how their scales are meant.
 
 use super::keys::Keys;
+use super::skipped::Skipped;
 use crate::error::Result;
 
 /// BitLinear layers of a folder.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) struct Quantization {
     /// Whether the stored `weight_scale` multiplies (`autobitlinear`) or divides (`bitlinear`).
     pub multiply: bool,
@@ -14,7 +15,7 @@ pub(super) struct Quantization {
     /// Whether float weights are masters that are made ternary when the model is loaded.
     pub online: bool,
     /// Modules that stay as they are.
-    skipped: Vec<String>,
+    pub skipped: Skipped,
     /// Where every BitLinear layer has a norm of its own, its eps.
     pub norm_eps: Option<f32>,
 }
@@ -40,7 +41,7 @@ impl Quantization {
                 multiply: true,
                 exact: false,
                 online: true,
-                skipped: Vec::new(),
+                skipped: Skipped::default(),
                 norm_eps: None,
             }));
         }
@@ -64,26 +65,17 @@ impl Quantization {
         let multiply = choice("linear_class", "bitlinear", "autobitlinear")?;
         let online = choice("quantization_mode", "offline", "online")?;
         let exact = keys.flag("exact_weight_scale")?.unwrap_or(false);
-        let skipped = keys.texts("modules_to_not_convert")?.unwrap_or_default();
+        let skipped = Skipped::read(&keys)?;
         let norm_eps = match keys.flag("use_rms_norm")? {
             Some(true) => Some(keys.number("rms_norm_eps")?.unwrap_or(1e-6)),
             _ => None,
         };
-        let skipped = skipped.into_iter().map(str::to_owned).collect();
         Ok(Some(Quantization { multiply, exact, online, skipped, norm_eps }))
     }
 
     /// Whether the linear layer `module` (`model.layers.0.mlp.up_proj`) is BitLinear.
     pub fn applies_to(&self, module: &str) -> bool {
         let is_head = module.ends_with("lm_head") || module.ends_with("embed_tokens");
-        let named = |skipped: &String| {
-            let at = module.find(skipped.as_str());
-            at.is_some_and(|at| {
-                let end = at + skipped.len();
-                (at == 0 || module[..at].ends_with('.'))
-                    && (end == module.len() || module[end..].starts_with('.'))
-            })
-        };
-        !is_head && !self.skipped.iter().any(named)
+        !is_head && !self.skipped.has(module)
     }
 }

@@ -10,7 +10,7 @@ use tritlab_kernels::op::Activation;
 use super::bitlinear::Quantization;
 use super::keys::{self, Keys};
 use super::ropes::Ropes;
-use crate::config::{Config, activation};
+use crate::config::{Config, activation, score_scale};
 use crate::error::{Error, Result};
 use crate::tensors::{Size, assuming};
 
@@ -156,10 +156,10 @@ impl Description {
                 });
             }
         };
-        // 1bitLLM's models call themselves llama; what says otherwise is the class.
+        // 1bitLLM's models call themselves llama, or bitnet; what says otherwise is the class.
         let old_bitnet =
-            root.texts("architectures")?.is_some_and(|a| a.contains(&"BitnetForCausalLM"))
-                && model_type != "bitnet";
+            root.texts("architectures")?.is_some_and(|a| a.contains(&"BitnetForCausalLM"));
+        check_bits(&root)?;
         let description =
             family.describe(&root, &keys, old_bitnet).map_err(|e| family.assuming(&keys, e))?;
         // Those of generation_config.json come first, and these may be what another program reads.
@@ -225,6 +225,13 @@ impl Family {
             false => "hidden_act",
         };
         let name = keys.text(activation_key)?.unwrap_or(self.activation);
+        if gemma && activation_key == "hidden_act" && name != self.activation {
+            let reason = format!(
+                "it is {name:?}, but Gemma 3's class reads hidden_activation, which is absent and {:?} then",
+                self.activation
+            );
+            return Err(keys.bad(activation_key, reason));
+        }
         let activation = activation(name).map_err(|reason| keys.bad(activation_key, reason))?;
         let (model_type, theta) = (self.model_type, self.theta);
         let ropes = Ropes { keys: keys.clone(), model_type, theta, head_dim, context };
@@ -260,7 +267,7 @@ impl Family {
             norm_eps: eps,
             activation,
             embedding_scale: gemma.then(|| (hidden as f32).sqrt()),
-            score_scale: (1.0 / f64::from(scalar).sqrt()) as f32,
+            score_scale: score_scale(scalar),
             score_cap: None,
             logit_cap: keys.number("final_logit_softcapping")?.filter(|cap| gemma && *cap != 0.0),
             rope,
@@ -298,6 +305,19 @@ impl Family {
             prefix: keys.name(""),
         })
     }
+}
+
+/// Bits of 1bitLLM's models: ternary weights, int8 activations. Other numbers are other models.
+fn check_bits(root: &Keys<'_>) -> Result<()> {
+    for (key, bits, what) in [
+        ("weight_bits", 1, "1 stands for ternary weights"),
+        ("input_bits", 8, "activations have 8"),
+    ] {
+        if let Some(found) = root.count(key)?.filter(|found| *found != bits) {
+            return Err(root.bad(key, format!("it is {found}, which is not supported: {what}")));
+        }
+    }
+    Ok(())
 }
 
 /// The checks that all files share speak of GGUF's keys. What [`Ropes`] reads is checked there, where it stands.

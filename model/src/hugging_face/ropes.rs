@@ -38,6 +38,9 @@ const OTHERS: [&str; 8] = [
 /// Types of layers that have parameters of their own in Gemma 3.
 const LAYER_TYPES: [&str; 2] = ["full_attention", "sliding_attention"];
 
+/// The key of the share of a head that turns.
+const SHARE: &str = "partial_rotary_factor";
+
 const TYPES: &str = "default, linear, llama3 and longrope are supported";
 
 /// What RoPE depends on.
@@ -54,10 +57,13 @@ impl Ropes<'_> {
     /// The families with one kind of layer, or nearly.
     pub fn plain(&self, layers: usize) -> Result<(Rope, Option<Local>)> {
         let keys = &self.keys;
-        let rope = self.read(&keys.object("rope_parameters")?, self.base()?, true)?;
+        let parameters = keys.object("rope_parameters")?;
+        let rope = self.read(&parameters, self.base()?, true)?;
+        self.check_whole(&rope, &[&keys.object("rope_scaling")?, &parameters])?;
         let window = keys.count("sliding_window")?;
         let local = match (self.model_type, window) {
-            ("phi3", Some(window)) if (1..self.context).contains(&window) => {
+            // No text is longer than the rest.
+            ("phi3", Some(window)) if (1..1 << 30).contains(&window) => {
                 Some(Local { window, layers: vec![true; layers], rope: rope.clone() })
             }
             ("qwen3", window) if keys.flag("use_sliding_window")? == Some(true) => {
@@ -86,19 +92,45 @@ impl Ropes<'_> {
         }
         let [full, sliding] = LAYER_TYPES;
         let base = keys.positive("rope_local_base_freq")?.unwrap_or(10_000.0);
-        let local_rope = self.read(&both.object(sliding)?, base, false)?;
-        let rope = self.read(&both.object(full)?, self.base()?, true)?;
-        let mut pattern = 6;
-        for key in ["_sliding_window_pattern", "sliding_window_pattern"] {
-            pattern = keys.count(key)?.unwrap_or(pattern);
-            if pattern == 0 {
+        let (sliding, full) = (both.object(sliding)?, both.object(full)?);
+        let local_rope = self.read(&sliding, base, false)?;
+        let rope = self.read(&full, self.base()?, true)?;
+        self.check_whole(&local_rope, &[&sliding])?;
+        self.check_whole(&rope, &[&keys.object("rope_scaling")?, &full])?;
+        if keys.has("sliding_window") && keys.get("sliding_window").is_none() {
+            let reason = "it is null: Gemma 3 has no layers without a window but the global ones (layer_types)";
+            return Err(keys.bad("sliding_window", reason.to_owned()));
+        }
+        let window = keys.count("sliding_window")?.unwrap_or(4096);
+        let layers = self.gemma_layers(layers)?;
+        Ok((rope, Some(Local { window, layers, rope: local_rope })))
+    }
+
+    /// Which layers have a window: by name, or all but every sixth, unless the file says otherwise.
+    fn gemma_layers(&self, layers: usize) -> Result<Vec<bool>> {
+        // The second is what `transformers` writes beside the names of the layers, and never reads.
+        const KEYS: [&str; 2] = ["sliding_window_pattern", "_sliding_window_pattern"];
+        let keys = &self.keys;
+        let [read, written] = KEYS.map(|key| keys.count(key));
+        let (read, written) = (read?, written?);
+        for (key, pattern) in KEYS.into_iter().zip([read, written]) {
+            if pattern == Some(0) {
                 return Err(keys.bad(key, "it is 0".to_owned()));
             }
         }
-        let by_pattern = || (0..layers).map(|i| !(i + 1).is_multiple_of(pattern)).collect();
-        let window = keys.count("sliding_window")?.unwrap_or(4096);
-        let layers = layer_types(keys, layers)?.unwrap_or_else(by_pattern);
-        Ok((rope, Some(Local { window, layers, rope: local_rope })))
+        if let Some(named) = layer_types(keys, layers)? {
+            return Ok(named);
+        }
+        let pattern = read.unwrap_or(6);
+        if let Some(other) = written.filter(|other| *other != pattern) {
+            let reason = format!(
+                "it is {other}, but transformers does not read this key: without layer_types, {} says which \
+                 layers have a window, and here that is {pattern}",
+                KEYS[0]
+            );
+            return Err(keys.bad(KEYS[1], reason));
+        }
+        Ok((0..layers).map(|i| !(i + 1).is_multiple_of(pattern)).collect())
     }
 
     fn base(&self) -> Result<f32> {
@@ -136,7 +168,14 @@ impl Ropes<'_> {
         let base = scaling.positive("rope_theta")?.unwrap_or(base);
         let dims = self.dims(scaling)?;
         let (type_key, kind) = kind(scaling)?;
-        let original = self.original(scaling)?;
+        if type_key == "type" && self.model_type == "gemma3_text" && kind != "default" {
+            let reason = format!(
+                "it is {kind:?}, but for Gemma 3 versions of transformers differ in whether they read this old \
+                 name: call it rope_type"
+            );
+            return Err(scaling.bad(type_key, reason));
+        }
+        let original = self.original(scaling, kind)?;
         let need = |key: &str| scaling.positive(key)?.ok_or_else(|| scaling.missing(key));
         let mut attention_factor = 1.0;
         let scaling = match kind {
@@ -165,7 +204,7 @@ impl Ropes<'_> {
 
     /// Elements of a head that are rotated.
     fn dims(&self, scaling: &Keys<'_>) -> Result<usize> {
-        const KEY: &str = "partial_rotary_factor";
+        const KEY: &str = SHARE;
         let (head_dim, top) = (self.head_dim, &self.keys);
         let keys = if scaling.get(KEY).is_some() { scaling } else { top };
         let Some(share) = keys.number(KEY)? else {
@@ -192,9 +231,33 @@ impl Ropes<'_> {
         Ok(dims)
     }
 
-    /// Positions before scaling. The top level wins where Phi-3 has it.
-    fn original(&self, scaling: &Keys<'_>) -> Result<usize> {
+    /// Refuses a part of a head where the class turns whole ones; `objects` may say so.
+    fn check_whole(&self, rope: &Rope, objects: &[&Keys<'_>]) -> Result<()> {
+        if rope.dims == self.head_dim || self.model_type == "phi3" {
+            return Ok(());
+        }
+        let says = |keys: &&&Keys<'_>| keys.get(SHARE).is_some();
+        let keys = objects.iter().find(says).map_or(&self.keys, |keys| keys);
+        let reason = format!(
+            "of the classes of transformers only Phi-3's turns a part of a head: {} would ignore it, or fail",
+            self.model_type
+        );
+        Err(keys.bad(SHARE, reason))
+    }
+
+    /// Positions before scaling. The top level wins, and Phi-3's class reads it only there.
+    fn original(&self, scaling: &Keys<'_>, kind: &str) -> Result<usize> {
         const KEY: &str = "original_max_position_embeddings";
+        const PHI3: usize = 4096;
+        let long = self.model_type == "phi3" && matches!(kind, "longrope" | "su" | "yarn");
+        let inside = scaling.count(KEY)?.filter(|n| *n != PHI3 && long);
+        if let (Some(n), None) = (inside, self.keys.count(KEY)?) {
+            let reason = format!(
+                "it is {n}, but Phi-3's class reads this key at the top level, where it is absent and {PHI3} \
+                 stands for it: state it there"
+            );
+            return Err(scaling.bad(KEY, reason));
+        }
         for keys in [&self.keys, scaling] {
             match keys.count(KEY)? {
                 None => {}
@@ -202,7 +265,7 @@ impl Ropes<'_> {
                 Some(n) => return Ok(n),
             }
         }
-        Ok(if self.model_type == "phi3" { 4096 } else { self.context })
+        Ok(if self.model_type == "phi3" { PHI3 } else { self.context })
     }
 
     fn long(

@@ -131,3 +131,12 @@ def test_a_model_without_config_is_an_error(torch, tmp_path):
     train.replace_linear(model)
     with pytest.raises(tl.TritlabError, match="has no config"):
         train.export(model, tmp_path / "m")
+
+
+def test_a_list_of_plain_layers_has_the_head(decoder, tmp_path):
+    """Without it, readers make the head BitLinear too."""
+    model = decoder({"skip": ["model.layers.0.mlp.down_proj"]})
+    train.export(model, tmp_path / "m")
+    settings = json.loads((tmp_path / "m" / "config.json").read_text())["quantization_config"]
+    listed = settings["modules_to_not_convert"]
+    assert listed == ["model.layers.0.mlp.down_proj", "lm_head"]

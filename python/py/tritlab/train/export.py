@@ -60,6 +60,9 @@ def export(
     layers = {n: m for n, m in model.named_modules() if isinstance(m, BitLinear)}
     if layers and weights != "dense":
         plain = [n for n, m in model.named_modules() if type(m) is nn.Linear]
+        # A list without the head makes it BitLinear too, also where it is the embedding.
+        if plain and "lm_head" not in plain:
+            plain.append("lm_head")
         settings["quantization_config"] = {
             "quant_method": "bitnet",
             "linear_class": "autobitlinear",
