@@ -173,8 +173,8 @@ impl Origin for File {
 /// returns `false` to cancel.
 ///
 /// # Errors
-/// A format that GGUF has no type for, a tensor whose row length the format (and the fallback) cannot hold (it
-/// is named), an override that means no tensor, and whatever is wrong with the source.
+/// [`Error::BadDestination`] for a destination that is the source. A format that GGUF has no type for, a tensor
+/// whose row length the format (and the fallback) cannot hold (it is named), an override that means no tensor, and whatever is wrong with the source.
 pub fn quantize_gguf(
     source: impl AsRef<Path>,
     destination: impl AsRef<Path>,
@@ -189,6 +189,14 @@ pub fn quantize_gguf(
         storable(format)?;
     }
     let source = source.as_ref();
+    let real = |path: &Path| path.canonicalize().ok();
+    if real(source).is_some_and(|s| real(destination) == Some(s)) {
+        let path = destination.to_owned();
+        return Err(Error::BadDestination {
+            path,
+            reason: "it is the model that is to be quantised",
+        });
+    }
     let origin: Box<dyn Origin> = match source.is_dir() {
         true => Box::new(Contents::open(source)?),
         false => Box::new(File { gguf: Gguf::open(source)?, i2_s }),

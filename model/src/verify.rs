@@ -79,10 +79,19 @@ impl Side {
         self.source.find(name).or_else(tied)
     }
 
-    /// The configuration, where this side keeps rows of this tensor interleaved.
+    /// The configuration, where this side keeps rows (or biases) of this tensor interleaved.
     fn interleaved(&self, name: &str) -> Option<&Config> {
-        let rotated = name.ends_with("attn_q.weight") || name.ends_with("attn_k.weight");
+        let rotated = name.contains(".attn_q.") || name.contains(".attn_k.");
         self.config.as_ref().filter(|c| c.interleaved && rotated)
+    }
+
+    /// The elements of a vector; biases in the order of halves if `reorder`.
+    fn vector(&self, tensor: &Stored, reorder: bool) -> Result<Vec<f32>> {
+        let x = self.source.vector(tensor)?;
+        Ok(match self.interleaved(&tensor.name).filter(|_| reorder) {
+            Some(c) => halves(x.len(), c.head_dim, c.rope.dims).map(|i| x[i]).collect(),
+            None => x,
+        })
     }
 
     /// The weights of a matrix, the factor beside it drawn in; rows in the order of halves if `reorder`.
@@ -193,13 +202,13 @@ fn compare(
         let (first, second) = ((first, types[0]), (second, types[1]));
         Difference::Value { tensor, row, col, first, second }
     };
+    // In one order, whichever it is, unless the two have different ones.
+    let reorder = a.interleaved(name).is_some() != b.interleaved(name).is_some();
     let found = if x.rows == 1 {
-        let (x, y) = (a.source.vector(x)?, b.source.vector(y)?);
+        let (x, y) = (a.vector(x, reorder)?, b.vector(y, reorder)?);
         let at = x.iter().zip(&y).position(|(x, y)| !same(*x, *y, rtol));
         at.map(|i| value(0, i, x[i], y[i]))
     } else {
-        // In one order, whichever it is, unless the two have different ones.
-        let reorder = a.interleaved(name).is_some() != b.interleaved(name).is_some();
         let (mx, my) = (a.matrix(x, reorder)?, b.matrix(y, reorder)?);
         first_difference(&mx, &my, rtol)?.map(|d| value(d.row, d.col, d.first, d.second))
     };

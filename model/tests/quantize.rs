@@ -228,19 +228,20 @@ fn nothing_is_left_of_an_error_or_a_cancel() {
     assert_eq!(std::fs::read(&to).unwrap(), good);
 }
 
-/// The source may be replaced by the result: what is mapped stays until it is read.
+/// What is rounded is no source any more: the file is not replaced by its own result, and a result has nothing left
+/// to change.
 #[test]
-fn a_file_may_be_replaced_by_its_own_result() {
+fn a_file_is_not_replaced_by_its_own_result() {
     let folder = tempfile::tempdir().unwrap();
-    let (there, elsewhere) = (folder.path().join("a.gguf"), folder.path().join("b.gguf"));
+    let [there, elsewhere, again] = ["a.gguf", "b.gguf", "c.gguf"].map(|n| folder.path().join(n));
     std::fs::copy(path("llama"), &there).unwrap();
+    let e = error(quantize(&there, &there, Format::Q4_1));
+    assert!(matches!(&e, Error::BadDestination { path, .. } if *path == there), "{e}");
+    assert_eq!(std::fs::read(&there).unwrap(), std::fs::read(path("llama")).unwrap());
+    assert_eq!(entries(folder.path()), 1);
     quantize(&there, &elsewhere, Format::Q4_1).unwrap();
-    quantize(&there, &there, Format::Q4_1).unwrap();
-    assert_eq!(std::fs::read(&there).unwrap(), std::fs::read(&elsewhere).unwrap());
-    assert_eq!(entries(folder.path()), 2);
-    // A second time there is nothing left to change.
-    assert_eq!(quantize(&there, &there, Format::Q4_1).unwrap().quantized, 0);
-    assert_eq!(std::fs::read(&there).unwrap(), std::fs::read(&elsewhere).unwrap());
+    assert_eq!(quantize(&elsewhere, &again, Format::Q4_1).unwrap().quantized, 0);
+    assert_eq!(std::fs::read(&again).unwrap(), std::fs::read(&elsewhere).unwrap());
 }
 
 #[test]

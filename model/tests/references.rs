@@ -5,11 +5,13 @@ mod support;
 
 use serde_json::{Value as Json, json};
 use support::edit::{Draft, Edit};
-use support::{File, load, whole_error};
+use support::{File, load, path, whole_error};
 use tritlab_kernels::Packing;
 use tritlab_model::convert::convert;
 use tritlab_model::gguf::{Gguf, Value};
+use tritlab_model::quantize::{Recipe, quantize_gguf};
 use tritlab_model::rope::Scaling;
+use tritlab_model::verify::models;
 use tritlab_model::{Config, Error, Result};
 
 fn config(file: &File) -> Result<Config> {
@@ -268,4 +270,40 @@ fn a_matrix_of_zeros_has_any_scale() {
     load(at("zero.gguf")).unwrap();
     convert(at("zero.gguf"), at("zero"), Packing::default(), false, &mut |_, _, _| true).unwrap();
     load(at("zero")).unwrap();
+}
+
+// ---- files ----
+
+#[test]
+fn a_file_does_not_replace_itself() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("a.gguf");
+    std::fs::copy(path("llama"), &file).unwrap();
+    let before = std::fs::read(&file).unwrap();
+    let other = place.path().join(".").join("a.gguf");
+    for to in [&file, &other] {
+        let recipe = Recipe::new(tritlab_kernels::Format::Q8_0);
+        let e = whole_error(quantize_gguf(&file, to, &recipe, &mut |_, _, _| true));
+        assert!(matches!(&e, Error::BadDestination { .. }), "{e}");
+    }
+    assert!(std::fs::read(&file).unwrap() == before);
+}
+
+/// Biases of queries and keys have the order of their rows.
+#[test]
+fn biases_in_two_orders_are_the_same() {
+    let mut edit = Edit::of("llama").set("attention_bias", json!(true));
+    for i in 0..2 {
+        for (part, n) in [("q", 128), ("k", 64), ("v", 64), ("o", 96)] {
+            let bias: Vec<f32> = (0..n).map(|r| r as f32 + 0.5).collect();
+            edit = edit.floats(&format!("model.layers.{i}.self_attn.{part}_proj.bias"), &bias);
+        }
+    }
+    let (edit, place) = (edit.write(), tempfile::tempdir().unwrap());
+    let file = place.path().join("a.gguf");
+    convert(edit.path(), &file, Packing::default(), false, &mut |_, _, _| true).unwrap();
+    for (a, b) in [(edit.path(), &*file), (&*file, edit.path())] {
+        let report = models(a, b, 0.0, Packing::default(), &mut |_, _, _| true).unwrap();
+        assert_eq!(report.difference, None);
+    }
 }
