@@ -130,7 +130,7 @@ pub enum Error {
         id: u32,
     },
     /// A tensor's dimensions cannot be.
-    #[error("the tensor `{tensor}` has the impossible shape {dims:?}: {reason}")]
+    #[error("the tensor `{tensor}` has the impossible shape {}: {reason}", rows_first(dims.iter().rev()))]
     BadShape {
         /// The tensor.
         tensor: String,
@@ -375,7 +375,9 @@ pub enum Error {
     },
     /// A tensor has another shape than the configuration implies.
     #[error(
-        "the tensor `{tensor}` has the shape {found:?}, but the configuration implies {expected:?}"
+        "the tensor `{tensor}` has the shape {}, but the configuration implies {}",
+        rows_first(found),
+        rows_first(expected)
     )]
     ShapeMismatch {
         /// The tensor.
@@ -438,7 +440,7 @@ pub enum Error {
         reason: String,
     },
     /// A tensor whose contents cannot be.
-    #[error("the tensor `{tensor}` is damaged: {reason}")]
+    #[error("the tensor `{tensor}` cannot be used: {reason}")]
     BadTensor {
         /// The tensor.
         tensor: String,
@@ -457,7 +459,7 @@ pub enum Error {
     #[error(transparent)]
     Kernel(#[from] tritlab_kernels::Error),
     /// The model's file has no tokenizer that can be used.
-    #[error("this model has no tokenizer: {reason}")]
+    #[error("this model has no tokenizer that can be used: {reason}")]
     NoTokenizer {
         /// Why.
         reason: String,
@@ -558,6 +560,11 @@ pub enum Error {
         /// Tokens needed.
         needed: usize,
     },
+}
+
+/// A shape as `inspect` prints it: columns last.
+fn rows_first<'a>(shape: impl IntoIterator<Item = &'a u64>) -> String {
+    shape.into_iter().map(u64::to_string).collect::<Vec<_>>().join(" x ")
 }
 
 impl Error {

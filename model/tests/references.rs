@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::{Value as Json, json};
 use support::edit::{Draft, Edit};
-use support::{File, load, path, whole_error};
+use support::{File, error, load, path, whole_error};
 use tritlab_kernels::Packing;
 use tritlab_model::convert::convert;
 use tritlab_model::gguf::{Gguf, Value};
@@ -116,6 +116,20 @@ fn an_attention_factor_is_that_of_local_layers_too() {
     let local = config.local.unwrap().rope;
     assert_eq!((config.rope.attention_factor, local.attention_factor), (1.5, 1.5));
     assert_eq!(local.scaling, Scaling::None);
+}
+
+/// Rows first, as `inspect` prints a shape, whatever order a file has.
+#[test]
+fn shapes_have_one_order() {
+    let name = "blk.0.ffn_up.weight";
+    let narrow = File::of("llama").change(name, |t| {
+        t.dims[0] -= 1;
+        t.data.truncate((t.dims[0] * t.dims[1] * 4) as usize);
+    });
+    let e = error(narrow.load()).to_string();
+    assert!(e.contains("95") && e.contains("160 x 95") && e.contains("160 x 96"), "{e}");
+    let e = Error::BadShape { tensor: name.to_owned(), dims: vec![97, 128], reason: String::new() };
+    assert!(e.to_string().contains("128 x 97"), "{e}");
 }
 
 // ---- folders ----
