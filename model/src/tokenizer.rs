@@ -168,6 +168,13 @@ impl Tokenizer {
         self.bos().is_some() && empty.first().copied() == self.bos()
     }
 
+    /// Whether a text ends with EOS when special tokens are added.
+    pub fn adds_eos(&self) -> bool {
+        let empty = self.encode("", true, false).unwrap_or_default();
+        let ends = &empty[usize::from(self.adds_bos())..];
+        self.eos().is_some() && ends.last().copied() == self.eos()
+    }
+
     /// The id that begins a text, if the model has one. It may have one and not use it.
     pub fn bos(&self) -> Option<u32> {
         self.ids.bos

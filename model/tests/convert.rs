@@ -332,6 +332,12 @@ fn sentencepiece_tokenizers_go_into_folders() {
         let folder = Tokenizer::from_folder(at("folder")).unwrap();
         for other in [&folder, &from(at("back.gguf"))] {
             assert_same_tokenizer(name, &own, other, &texts);
+            // The unknown token is one where special tokens are asked for, and text elsewhere.
+            for parse in [true, false] {
+                let ids = |of: &Tokenizer| of.encode("a <unk>b", true, parse).unwrap();
+                assert_eq!(ids(other), ids(&own), "{name}: <unk>, {parse}");
+                assert_eq!(ids(&own).contains(&0), parse, "{name}");
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::{Value as Json, json};
 use support::edit::{Draft, Edit};
-use support::{File, error, load, path, whole_error};
+use support::{File, error, load, path, tokenizer_json, whole_error};
 use tritlab_kernels::Packing;
 use tritlab_model::convert::convert;
 use tritlab_model::gguf::{Gguf, Value};
@@ -320,4 +320,89 @@ fn biases_in_two_orders_are_the_same() {
         let report = models(a, b, 0.0, Packing::default(), &mut |_, _, _| true).unwrap();
         assert_eq!(report.difference, None);
     }
+}
+
+// ---- tokenizers ----
+
+/// A `tokenizer.json` that puts these around a text.
+fn around(first: Option<&str>, last: Option<&str>) -> Json {
+    let mut file = tokenizer_json(100, &[(100, "<s>"), (101, "</s>"), (102, "<b>")]);
+    let token = |text: &str| json!({"SpecialToken": {"id": text, "type_id": 0}});
+    let inner = std::iter::once(json!({"Sequence": {"id": "A", "type_id": 0}}));
+    let single: Vec<_> = first.map(token).into_iter().chain(inner).chain(last.map(token)).collect();
+    let one = |(id, text): (usize, &str)| {
+        (text.to_owned(), json!({"id": text, "ids": [id], "tokens": [text]}))
+    };
+    let special: serde_json::Map<_, _> =
+        [(100, "<s>"), (101, "</s>"), (102, "<b>")].map(one).into_iter().collect();
+    file["post_processor"] = json!({
+        "type": "TemplateProcessing", "single": single, "special_tokens": special,
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}]
+    });
+    file
+}
+
+#[test]
+fn flags_and_template_say_the_same() {
+    let edit = Edit::of("llama").set("bos_token_id", json!(100)).write();
+    let save = |name: &str, json: &Json| std::fs::write(edit.file(name), json.to_string()).unwrap();
+    let with = |template: (Option<&str>, Option<&str>), mut settings: Json| {
+        save("tokenizer.json", &around(template.0, template.1));
+        for (key, text) in [("bos_token", "<s>"), ("eos_token", "</s>")] {
+            if settings.get(key).is_none() {
+                settings[key] = json!(text);
+            }
+        }
+        save("tokenizer_config.json", &settings);
+        load(edit.path()).unwrap().tokenizer().map(drop)
+    };
+    let (s, e) = (Some("<s>"), Some("</s>"));
+    // Llama 3 and SmolLM2 (no flags), Qwen3 and Phi-4-mini (false, nothing), Gemma 3 (true, BOS).
+    for (template, settings) in [
+        ((s, None), json!({})),
+        ((None, None), json!({})),
+        ((None, None), json!({"add_bos_token": false, "add_eos_token": false})),
+        ((None, None), json!({"add_bos_token": false, "bos_token": null})),
+        ((s, None), json!({"add_bos_token": true, "add_eos_token": false})),
+        ((s, e), json!({"add_bos_token": true, "add_eos_token": true})),
+        // Another name that nothing is made of, or that tokenizer.json says too.
+        ((None, None), json!({"bos_token": "<b>"})),
+        ((Some("<b>"), None), json!({"bos_token": "<b>"})),
+    ] {
+        with(template, settings).unwrap();
+    }
+    for (template, settings, words) in [
+        ((None, None), json!({"add_bos_token": true}), vec!["add_bos_token = true", "<s>", "[]"]),
+        ((s, None), json!({"add_bos_token": false}), vec!["add_bos_token = false", "[\"<s>\"]"]),
+        ((s, None), json!({"add_eos_token": true}), vec!["add_eos_token = true", "</s>"]),
+        ((s, e), json!({"add_eos_token": false}), vec!["add_eos_token = false"]),
+        ((s, None), json!({"bos_token": "<b>"}), vec!["bos_token = \"<b>\"", "[\"<s>\"]"]),
+    ] {
+        let e = whole_error(with(template, settings)).to_string();
+        let files = ["tokenizer_config.json", "tokenizer.json", "can be used"];
+        for word in words.into_iter().chain(files) {
+            assert!(e.contains(word), "{word} is not in: {e}");
+        }
+    }
+}
+
+/// What a file puts behind a text, the folder and the file that are made of it put there too.
+#[test]
+fn an_end_that_is_added_stays() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    let file = File::of("llama").with_tokenizer(true).set("tokenizer.ggml.add_eos_token", true);
+    file.write(&at("in.gguf"));
+    let ids = |name: &str| {
+        let model = load(at(name)).unwrap();
+        model.tokenizer().unwrap().encode("the and", true, false).unwrap()
+    };
+    let expected = ids("in.gguf");
+    assert_eq!((expected[0], expected[expected.len() - 1]), (0, 1));
+    for (from, to) in [("in.gguf", "folder"), ("folder", "back.gguf")] {
+        convert(at(from), at(to), Packing::default(), false, &mut |_, _, _| true).unwrap();
+        assert_eq!(ids(to), expected, "{to}");
+    }
+    let back = Gguf::open(at("back.gguf")).unwrap();
+    assert!(back.metadata().require::<bool>("tokenizer.ggml.add_eos_token").unwrap());
 }

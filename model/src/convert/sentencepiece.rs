@@ -21,7 +21,7 @@ const PROBES: [&str; 8] = [
     "\n\n \n\t\t x\r\n",
     "don't 'LL 12345 3.14 1e10",
     "Grüße, 東京 и мир 🚀👩‍🚀 \u{1}\u{7f}",
-    "▁under▁line <s> </s> <0x0A>",
+    "▁under▁line <s> </s> <unk> <0x0A>",
     "fn main() {\n    println!(\"{}\", x);\n}\n",
     "ééé\u{301}\u{a0}…—",
 ];

@@ -342,6 +342,7 @@ fn tokenizer(
         "eos_token": text(tokenizer.eos()),
         "pad_token": text(roles.pad),
         "add_bos_token": tokenizer.adds_bos(),
+        "add_eos_token": tokenizer.adds_eos(),
         "chat_template": tokenizer.chat_template(),
     });
     save("tokenizer_config.json", &pretty(&config))?;

@@ -293,6 +293,9 @@ fn tokenizer(writer: &mut Writer<'_>, folder: &Folder, path: &Path, vocab: usize
     let pad = tokenizer.pad().or(stated.pad);
     ids(writer, &Roles { bos: tokenizer.bos(), ends, pad }, path)?;
     writer.set("tokenizer.ggml.add_bos_token", tokenizer.adds_bos())?;
+    if tokenizer.adds_eos() {
+        writer.set("tokenizer.ggml.add_eos_token", true)?;
+    }
     if let Some(template) = tokenizer.chat_template() {
         writer.set("tokenizer.chat_template", template.to_owned())?;
     }

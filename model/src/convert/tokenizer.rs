@@ -14,6 +14,7 @@ use crate::tokenizer::{PreTokenizer, Tokenizer, pre_tokenizers};
 
 // Kinds of tokens, as GGUF numbers them.
 pub(super) const NORMAL: i32 = 1;
+const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
@@ -153,10 +154,10 @@ pub(super) fn words_and_added(
 ) -> (Map<String, Value>, Vec<Value>) {
     let (mut words, mut added) = (Map::new(), Vec::new());
     for (id, (token, kind)) in tokens.iter().map(AsRef::as_ref).zip(kinds).enumerate() {
-        if matches!(*kind, CONTROL | USER_DEFINED) {
+        if matches!(*kind, UNKNOWN | CONTROL | USER_DEFINED) {
             added.push(json!({
                 "id": id, "content": token, "single_word": false, "lstrip": false,
-                "rstrip": false, "normalized": false, "special": *kind == CONTROL
+                "rstrip": false, "normalized": false, "special": *kind != USER_DEFINED
             }));
         }
         words.insert(token.to_owned(), json!(id));
@@ -164,15 +165,28 @@ pub(super) fn words_and_added(
     (words, added)
 }
 
-/// What puts BOS before a text; `None` where the model wants none.
+/// What puts BOS before a text and EOS after it; `None` where the model wants neither.
 pub(super) fn post_processor(tokenizer: &Tokenizer) -> Option<Value> {
-    let id = tokenizer.bos().filter(|_| tokenizer.adds_bos())?;
-    let text = tokenizer.token(id)?;
-    let a = json!({"Sequence": {"id": "A", "type_id": 0}});
-    let bos = json!({"SpecialToken": {"id": text, "type_id": 0}});
-    Some(json!({
-        "type": "TemplateProcessing", "single": [bos, a],
-        "pair": [bos, a, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {text: {"id": text, "ids": [id], "tokens": [text]}}
-    }))
+    let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+    let eos = tokenizer.eos().filter(|_| tokenizer.adds_eos());
+    let token = |id: Option<u32>| id.and_then(|id| Some((id, tokenizer.token(id)?)));
+    let (bos, eos) = (token(bos), token(eos));
+    let mut special = Map::new();
+    for (id, text) in bos.into_iter().chain(eos) {
+        special.insert(text.to_owned(), json!({"id": text, "ids": [id], "tokens": [text]}));
+    }
+    let around = |inner: &[(&str, u32)]| {
+        let special =
+            |(_, text): (u32, &str), kind| json!({"SpecialToken": {"id": text, "type_id": kind}});
+        let inner = inner.iter().map(|(id, kind)| json!({"Sequence": {"id": id, "type_id": kind}}));
+        let kind = inner.len() as u32 - 1;
+        let first = bos.map(|bos| special(bos, 0));
+        first.into_iter().chain(inner).chain(eos.map(|eos| special(eos, kind))).collect::<Value>()
+    };
+    (!special.is_empty()).then(|| {
+        json!({
+            "type": "TemplateProcessing", "single": around(&[("A", 0)]),
+            "pair": around(&[("A", 0), ("B", 1)]), "special_tokens": special
+        })
+    })
 }

@@ -82,14 +82,16 @@ impl Tokenizer {
         let file = folder.join("tokenizer_config.json");
         let config = read_object(&file)?;
         let config = Settings::read(&Keys::of(&config), &tokenizer.vocabulary)
-            .map_err(Error::in_file(file))?;
+            .map_err(Error::in_file(&file))?;
 
         let vocabulary = &tokenizer.vocabulary;
         let ends = stated(folder, |keys| keys.ends(vocabulary.len()))?.unwrap_or_default();
         let eos = config.eos.or(ends.first().copied());
-        let bos = config.bos.or(stated(folder, |keys| keys.bos(vocabulary.len()))?);
+        let other_bos = stated(folder, |keys| keys.bos(vocabulary.len()))?;
+        let bos = config.bos.or(other_bos);
         let ids = SpecialIds::new(vocabulary, bos, eos, ends);
         tokenizer.ids = SpecialIds { pad: config.pad, ..ids };
+        config.check(&tokenizer, other_bos).map_err(Error::in_file(file))?;
         tokenizer.chat_template = match read(&folder.join("chat_template.jinja"))? {
             Some(template) => Some(String::from_utf8_lossy(&template).into_owned()),
             None => config.chat_template,
@@ -103,6 +105,8 @@ struct Settings {
     bos: Option<u32>,
     eos: Option<u32>,
     pad: Option<u32>,
+    add_bos: Option<bool>,
+    add_eos: Option<bool>,
     chat_template: Option<String>,
 }
 
@@ -125,10 +129,6 @@ impl Settings {
                 }
             }
         };
-        // What these two say stands in tokenizer.json as well, which is what is run.
-        for key in ["add_bos_token", "add_eos_token"] {
-            keys.flag(key)?;
-        }
         // No text needs it, and one that is not there is a mistake all the same.
         token("unk_token")?;
         let expected = "a string, or an array of objects with `name` and `template`";
@@ -137,8 +137,43 @@ impl Settings {
             bos: token("bos_token")?,
             eos: token("eos_token")?,
             pad: token("pad_token")?,
+            add_bos: keys.flag("add_bos_token")?,
+            add_eos: keys.flag("add_eos_token")?,
             chat_template: template.flatten().map(str::to_owned),
         })
+    }
+}
+
+impl Settings {
+    /// What stands in tokenizer.json as well, which is what is run, says the same there: of two that differ, versions
+    /// of `transformers` take the one or the other. `other_bos` is what the model's own files call BOS.
+    fn check(&self, tokenizer: &Tokenizer, other_bos: Option<u32>) -> Result<()> {
+        let around = tokenizer.encode("", true, false)?;
+        let texts: Vec<_> = around.iter().filter_map(|id| tokenizer.token(*id)).collect();
+        let differ = |says: String| {
+            let reason = format!(
+                "tokenizer_config.json says {says}, but tokenizer.json puts {texts:?} around a text \
+                 (post_processor): one of the two is wrong"
+            );
+            Err(Error::BadTokenizer { reason })
+        };
+        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or("none");
+        for (key, flag, found, role, id) in [
+            ("add_bos_token", self.add_bos, tokenizer.adds_bos(), "bos_token", tokenizer.bos()),
+            ("add_eos_token", self.add_eos, tokenizer.adds_eos(), "eos_token", tokenizer.eos()),
+        ] {
+            if let Some(flag) = flag.filter(|flag| *flag != found) {
+                return differ(format!("{key} = {flag} ({role} is {:?})", text(id)));
+            }
+        }
+        // A name for another id than the one that is put there matters only there.
+        let named = self.bos.filter(|id| other_bos.is_some_and(|other| other != *id));
+        match named {
+            Some(id) if around.first().copied() == other_bos => {
+                differ(format!("bos_token = {:?}", text(Some(id))))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
