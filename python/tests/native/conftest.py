@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ import tritlab
 from tritlab import _models
 
 LLAMA = Path(__file__).parents[3] / "model/tests/data/fixtures/llama/model.gguf"
+
+# What runs in the background of a shell ignores SIGINT, and then nothing could be interrupted.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
