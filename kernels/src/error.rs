@@ -275,8 +275,11 @@ pub(crate) fn check_len(what: &'static str, expected: usize, got: usize) -> Resu
     if got == expected { Ok(()) } else { Err(Error::Length { what, expected, got }) }
 }
 
-/// `Ok` when every element is finite.
-pub(crate) fn check_finite(what: &'static str, x: &[f32]) -> Result<()> {
+/// `Ok` when every element of `x` is finite; `what` names it in the message.
+///
+/// # Errors
+/// [`Error::NotFinite`] for the first that is not.
+pub fn check_finite(what: &'static str, x: &[f32]) -> Result<()> {
     if all_finite(x) {
         return Ok(());
     }
@@ -287,7 +290,7 @@ pub(crate) fn check_finite(what: &'static str, x: &[f32]) -> Result<()> {
 }
 
 /// Whether no number is NaN or infinite.
-pub(crate) fn all_finite(x: &[f32]) -> bool {
+pub fn all_finite(x: &[f32]) -> bool {
     // Chunks without a branch inside: the compiler vectorises the usual, all-finite case.
     x.chunks(64).all(|chunk| chunk.iter().fold(true, |ok, v| ok & v.is_finite()))
 }

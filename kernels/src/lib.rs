@@ -51,7 +51,7 @@ pub mod verify;
 pub use activation::Acts;
 pub use backend::Backend;
 pub use codes::GroupScales;
-pub use error::{Error, Result};
+pub use error::{Error, Result, all_finite, check_finite};
 pub use explain::{Explanation, explain};
 pub use format::{Format, Grouping, Info, Scales};
 pub use matrix::{Matrix, Weights};

@@ -17,7 +17,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tritlab_kernels::{Weights, op, threads};
+use tritlab_kernels::{Weights, all_finite, check_finite, op, threads};
 
 use crate::buffers::Buffers;
 use crate::cache::Cache;
@@ -68,21 +68,6 @@ pub struct Layer {
     pub down: Linear,
     /// `[E]` (Gemma)
     pub post_ffn_norm: Option<Vec<f32>>,
-}
-
-/// Without a branch inside, so that the compiler vectorises it.
-fn all_finite(x: &[f32]) -> bool {
-    x.iter().fold(true, |ok, v| ok & v.is_finite())
-}
-
-/// `Ok` if nothing has overflowed.
-fn finite(what: &'static str, x: &[f32]) -> Result<()> {
-    if all_finite(x) {
-        return Ok(());
-    }
-    let index = x.iter().position(|v| !v.is_finite()).unwrap_or(0);
-    let value = x[index].to_string();
-    Err(tritlab_kernels::Error::NotFinite { what, index, value }.into())
 }
 
 /// `x += y`, rows of `width`.
@@ -252,7 +237,7 @@ impl Decoder {
         let mut buffers = Buffers::default();
         let [mut logits] = threads::run_hot(|| project([head], hidden, n, &mut buffers))?;
         // Before the cap, which would make a number of what overflowed.
-        finite("logits", &logits)?;
+        check_finite("logits", &logits)?;
         if let Some(cap) = self.config.logit_cap {
             threads::for_each_chunk(&mut logits, self.config.vocab, |_, row| {
                 op::tanh_cap(row, cap)
@@ -451,7 +436,10 @@ impl Decoder {
                 overflow.store(true, Ordering::Relaxed);
             }
         });
-        if overflow.into_inner() { finite("queries or keys", x) } else { Ok(()) }
+        if overflow.into_inner() {
+            check_finite("queries or keys", x)?;
+        }
+        Ok(())
     }
 
     /// The feed-forward half of a layer.

@@ -1,6 +1,7 @@
 //! Formats of single tensors, beside the one that a whole model is put into.
 //!
-//! An override is a pattern and a format, which a projection may follow. It is read as `llama-quantize --tensor-type-file` reads its lines
+//! An override is a pattern and a format, which a projection may follow. It is read as
+//! `llama-quantize --tensor-type-file` reads its lines
 //! (`tools/quantize/quantize.cpp`, `src/llama-quant.cpp`): a regular expression, searched for anywhere in GGUF's name
 //! of a tensor, without regard to case; the first override that matches a tensor decides. One thing is stricter: the
 //! full name of a tensor means that tensor alone, though `output.weight` is also found in `attn_output.weight`.

@@ -174,7 +174,8 @@ impl Origin for File {
 ///
 /// # Errors
 /// [`Error::BadDestination`] for a destination that is the source. A format that GGUF has no type for, a tensor
-/// whose row length the format (and the fallback) cannot hold (it is named), an override that means no tensor, and whatever is wrong with the source.
+/// whose row length the format (and the fallback) cannot hold (it is named), an override that means no tensor, and
+/// whatever is wrong with the source.
 pub fn quantize_gguf(
     source: impl AsRef<Path>,
     destination: impl AsRef<Path>,

@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::{Value as Json, json};
 use support::edit::{Draft, Edit};
-use support::{File, error, load, path, tokenizer_json, whole_error};
+use support::{File, assert_key, error, load, path, tokenizer_json, whole_error};
 use tritlab_kernels::Packing;
 use tritlab_model::convert::convert;
 use tritlab_model::gguf::{Gguf, Value};
@@ -16,21 +16,6 @@ use tritlab_model::{Config, Error, Result};
 
 fn config(file: &File) -> Result<Config> {
     Config::from_gguf(&Gguf::from_bytes(file.bytes()).unwrap())
-}
-
-/// An error of this key, with these words.
-#[track_caller]
-fn assert_key(e: &Error, key: &str, words: &[&str]) {
-    let found = match e.cause() {
-        Error::BadConfig { key, .. } | Error::MissingKey { key } | Error::WrongType { key, .. } => {
-            key
-        }
-        _ => panic!("no key: {e}"),
-    };
-    assert_eq!(found, key, "{e}");
-    for word in words {
-        assert!(e.to_string().contains(word), "{word} is not in: {e}");
-    }
 }
 
 #[track_caller]

@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::{Value as Json, json};
 use support::edit::Edit;
-use support::{File, folder, load, tokenizer_json, whole_error};
+use support::{File, assert_key, folder, load, tokenizer_json, whole_error};
 use tritlab_kernels::Format;
 use tritlab_model::gguf::{Array, Gguf, Value};
 use tritlab_model::imatrix::{Imatrix, Sums};
@@ -20,20 +20,6 @@ fn quantization(fixture: &str, change: impl FnOnce(&mut Json)) -> Edit {
     let mut edit = Edit::of(fixture);
     change(&mut edit.config["quantization_config"]);
     edit
-}
-
-#[track_caller]
-fn assert_key(e: &Error, key: &str, words: &[&str]) {
-    let found = match e.cause() {
-        Error::BadConfig { key, .. } | Error::MissingKey { key } | Error::WrongType { key, .. } => {
-            key
-        }
-        _ => panic!("no key: {e}"),
-    };
-    assert_eq!(found, key, "{e}");
-    for word in words {
-        assert!(e.to_string().contains(word), "{word} is not in: {e}");
-    }
 }
 
 /// Offline means codes; masters that are taken for weights are another model.

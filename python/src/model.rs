@@ -595,9 +595,7 @@ impl Model {
         let request = settings.request(this)?;
         let ids: Vec<_> = prompts.iter().map(|p| prompt_ids(this, p)).collect::<PyResult<_>>()?;
         text_can_be_made(this)?;
-        interruptible(py, |cancel| {
-            this.model.generate_batch(&ids, &request, cancel, &mut || cancel.check().is_ok())
-        })
+        interruptible(py, |cancel| this.model.generate_batch(&ids, &request, cancel, &mut || true))
     }
 
     /// Continue token ids, int32 [n], as token ids: a new array, int32 [m]. Needs no tokenizer.

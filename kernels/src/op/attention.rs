@@ -124,24 +124,21 @@ impl<T: Held> Attention<'_, T> {
             while i < queries.each.len() {
                 let rows = if queries.each.len() - i >= R { R } else { 1 };
                 let tile = &queries.each[i..i + rows];
+                // What all of a whole tile see, or nothing, at the end.
                 let all = tile.iter().fold(near.clone(), |all, q| both(&all, &held(q)));
-                if rows == R && !all.is_empty() {
-                    // In order: what only some of them see, what all see, what only some see.
-                    for (r, query) in tile.iter().enumerate() {
-                        let seen = both(&near, &held(query));
-                        mix.add::<I, 1, 4>(isa, i + r, [query.at], seen.start..all.start, out);
-                    }
+                let all = if rows == R && !all.is_empty() { all } else { near.end..near.end };
+                // In order: what only some of them see, what all see, what only some see.
+                for (r, query) in tile.iter().enumerate() {
+                    let before = both(&(near.start..all.start), &held(query));
+                    mix.add::<I, 1, 4>(isa, i + r, [query.at], before, out);
+                }
+                if rows == R {
                     let at = std::array::from_fn(|r| tile[r].at);
                     mix.add::<I, R, N>(isa, i, at, all.clone(), out);
-                    for (r, query) in tile.iter().enumerate() {
-                        let seen = both(&near, &held(query));
-                        mix.add::<I, 1, 4>(isa, i + r, [query.at], all.end..seen.end, out);
-                    }
-                } else {
-                    for (r, query) in tile.iter().enumerate() {
-                        let seen = both(&near, &held(query));
-                        mix.add::<I, 1, 4>(isa, i + r, [query.at], seen, out);
-                    }
+                }
+                for (r, query) in tile.iter().enumerate() {
+                    let after = both(&(all.end..near.end), &held(query));
+                    mix.add::<I, 1, 4>(isa, i + r, [query.at], after, out);
                 }
                 i += rows;
             }

@@ -110,6 +110,21 @@ pub fn error<T>(result: Result<T>) -> Error {
     inner(whole_error(result))
 }
 
+/// An error of this key, with these words.
+#[track_caller]
+pub fn assert_key(e: &Error, key: &str, words: &[&str]) {
+    let found = match e.cause() {
+        Error::BadConfig { key, .. } | Error::MissingKey { key } | Error::WrongType { key, .. } => {
+            key
+        }
+        _ => panic!("no key: {e}"),
+    };
+    assert_eq!(found, key, "{e}");
+    for word in words {
+        assert!(e.to_string().contains(word), "{word} is not in: {e}");
+    }
+}
+
 /// `n` ids that are no pattern a model could like.
 pub fn ids(n: usize, vocab: u32) -> Vec<u32> {
     (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 7) % vocab).collect()

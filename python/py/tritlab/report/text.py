@@ -355,7 +355,7 @@ def reading(comparison: Comparison) -> list[str]:
         lines.append(f"{label} is not possible for this model: {reason}.")
     if comparison.settings["speed"] == "none":
         return lines
-    where = f" at {shapes(comparison)}'s shapes" if shapes(comparison) else ""
+    where = _where(comparison)
     fastest = max(comparison.rows, key=lambda row: row.decode[0])
     share = fastest.decode_bytes_s / comparison.bandwidth
     lines.append(
@@ -369,6 +369,12 @@ def reading(comparison: Comparison) -> list[str]:
         )
     )
     return lines
+
+
+def _where(comparison: Comparison) -> str:
+    """What a sentence on speed adds where it is that of another model's shapes."""
+    name = shapes(comparison)
+    return f" at {name}'s shapes" if name else ""
 
 
 def _beyond(comparison: Comparison) -> str:
@@ -414,6 +420,6 @@ def _gain(comparison: Comparison, row: Row) -> str:
     said = f"linear layers are {size}"
     if row.speed is None:
         return f"{said} than the reference's"
-    where = f" at {shapes(comparison)}'s shapes" if shapes(comparison) else ""
+    where = _where(comparison)
     faster = row.decode[0] / reference.decode[0]
     return f"{said} and decoding{where} is {faster:.1f}× as fast as the reference"
