@@ -4,6 +4,7 @@
     .venv/bin/pip install llama-cpp-python==0.3.36 gguf==0.19.0    # compiles ggml: 10 to 30 minutes
     .venv/bin/python benches/peers/kernels.py                      # all types; about five minutes
     .venv/bin/python benches/peers/kernels.py --types Q4_K Q6_K    # only these rows of the record
+    .venv/bin/python benches/peers/kernels.py --backend avx512     # into kernels-avx512.json and .md
 
 What is timed is `y = W x` with f32 activations in and f32 results out, so that each side quantises
 the activations as it likes within the time. W has 2560 rows and 6912 columns (the down projection of
@@ -328,7 +329,8 @@ def markdown(record: dict[str, Any]) -> str:
         f"W is {ROWS} rows x {COLS} columns; times of one product, medians of {record['rounds']} "
         "interleaved rounds, quantising the activations included. ratio = ggml / tritlab: above 1, "
         "tritlab is faster. limit: what tritlab reaches of the memory bandwidth (1 column) or of "
-        "the int8 dot-product peak (512). Command: `benches/peers/kernels.py`."
+        "the int8 dot-product peak (512). Command: `benches/peers/kernels.py"
+        f"{' --backend ' + record['backend'] if record['forced'] else ''}`."
     )
     lines = ["# ggml and tritlab, one matrix product", "", where, "", what, ""]
     for threads, limit in record["limits"].items():
@@ -380,10 +382,13 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--pause", type=float, default=0.02, help="seconds between the engines")
+    parser.add_argument("--backend", help="of tritlab's (default: the best)")
     parser.add_argument("--out", type=Path, default=RECORD)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "kernels.json"
+    path = args.out / ("kernels" + (f"-{args.backend}" if args.backend else "") + ".json")
+    if args.backend:
+        os.environ["TRITLAB_BACKEND"] = args.backend
     facts = machine()
     facts.pop("load_average_before", None)
     old = json.loads(path.read_text()) if path.exists() else {}
@@ -408,6 +413,7 @@ def main() -> int:
         "machine": facts,
         "ggml": importlib.metadata.version("llama-cpp-python"),
         "backend": backend,
+        "forced": bool(args.backend),
         "rounds": args.rounds,
         "limits": dict(sorted(ratios.items())),
         "rows": sorted(
@@ -416,7 +422,7 @@ def main() -> int:
     }
     record["summary"] = summary(record)
     path.write_text(json.dumps(record, indent=1) + "\n")
-    (args.out / "kernels.md").write_text(text := markdown(record))
+    path.with_suffix(".md").write_text(text := markdown(record))
     print(text)
     print(record["summary"])
     return 0

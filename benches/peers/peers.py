@@ -4,6 +4,7 @@
     .venv/bin/pip install llama-cpp-python==0.3.36      # compiles llama.cpp: 10 to 30 minutes
     .venv/bin/python benches/peers/peers.py             # SmolLM2-135M Q4_1, 1 and 2 threads
     .venv/bin/python benches/peers/peers.py --model other.gguf --threads 1 4 8
+    .venv/bin/python benches/peers/peers.py --backends amx avx512    # tritlab on both
 
 It is not part of `make test`, `make bench` or CI, because of that compilation.
 
@@ -137,7 +138,11 @@ class Tritlab:
 
     name = "tritlab"
 
-    def __init__(self, path: str, threads: int, n_prompt: int, n_gen: int) -> None:
+    def __init__(
+        self, path: str, threads: int, n_prompt: int, n_gen: int, backend: str | None = None
+    ) -> None:
+        if backend is not None:
+            os.environ["TRITLAB_BACKEND"] = backend
         import tritlab
 
         self.lib = tritlab
@@ -208,9 +213,14 @@ class Worker:
 
 def measure(path: Path, threads: int, args: argparse.Namespace) -> dict[str, Any]:
     """Every engine's rounds at one thread count."""
-    workers = {
-        name: Worker(name, str(path), threads, args.n_prompt, args.n_gen) for name in args.engines
-    }
+    sizes = (str(path), threads, args.n_prompt, args.n_gen)
+    workers = {}
+    for name in args.engines:
+        if name == Tritlab.name and args.backends:
+            for backend in args.backends:
+                workers[f"{name}, {backend}"] = Worker(name, *sizes, backend)
+        else:
+            workers[name] = Worker(name, *sizes)
     n_vocab = min(worker.about["n_vocab"] for worker in workers.values())
     draw = random.Random(1)
     prompt, steps, check = (
@@ -218,11 +228,10 @@ def measure(path: Path, threads: int, args: argparse.Namespace) -> dict[str, Any
         for n in (args.n_prompt, args.n_gen, CHECK_TOKENS)
     )
     answers = {name: worker.call("logits", check) for name, worker in workers.items()}
-    agreement = None
-    if len(answers) == 2:
-        agreement = cosine(*answers.values())
-        if not agreement >= LEAST_COSINE:
-            raise SystemExit(f"the engines disagree: cosine of their logits is {agreement:.4f}")
+    first, *others = answers.values()
+    agreement = min((cosine(first, other) for other in others), default=None)
+    if agreement is not None and not agreement >= LEAST_COSINE:
+        raise SystemExit(f"the engines disagree: cosine of their logits is {agreement:.4f}")
     times: dict[str, list[tuple[int, int]]] = {name: [] for name in workers}
     for turn in range(args.repetitions + 1):
         for name in list(workers)[:: 1 if turn % 2 else -1]:
@@ -272,7 +281,16 @@ def machine() -> dict[str, Any]:
         facts["cpu"] = cpu.get("model name", "unknown")
         if "cpu family" in cpu:
             facts["cpu"] += f" (family {cpu['cpu family']} model {cpu['model']})"
-        wanted = ("avx2", "avx512f", "avx512_vnni", "avx512vbmi", "avx_vnni", "asimddp", "i8mm")
+        wanted = (
+            "avx2",
+            "avx512f",
+            "avx512_vnni",
+            "avx512vbmi",
+            "avx_vnni",
+            "amx_int8",
+            "asimddp",
+            "i8mm",
+        )
         flags = (cpu.get("flags") or cpu.get("Features") or "").split()
         facts["cpu_features"] = [flag for flag in wanted if flag in flags]
         memory = Path("/proc/meminfo").read_text().split("MemTotal:")[1].split()[0]
@@ -312,12 +330,12 @@ def markdown(record: dict[str, Any]) -> str:
                 f"| {run['threads']} | {name} | {prefill[0]:.0f} ± {prefill[1]:.0f} "
                 f"| {decode[0]:.1f} ± {decode[1]:.1f} | {engine['load_ns'] / 1e6:.0f} |"
             )
-        if len(medians) == 2:
-            theirs, ours = medians[LlamaCpp.name], medians[Tritlab.name]
-            lines.append(
-                f"| {run['threads']} | tritlab / llama.cpp | {ours[0] / theirs[0]:.2f}× "
-                f"| {ours[1] / theirs[1]:.2f}× | |"
-            )
+        for name, ours in medians.items():
+            if name != LlamaCpp.name and (theirs := medians.get(LlamaCpp.name)):
+                lines.append(
+                    f"| {run['threads']} | {name} / llama.cpp | {ours[0] / theirs[0]:.2f}× "
+                    f"| {ours[1] / theirs[1]:.2f}× | |"
+                )
     lines.append("")
     for name, engine in record["runs"][-1]["engines"].items():
         lines.append(f"- {name}: {engine['version']}; {engine['build']}")
@@ -345,6 +363,7 @@ def main() -> int:
     parser.add_argument("--n-gen", type=int, default=128)
     parser.add_argument("--pause", type=float, default=0.2, help="seconds between the engines")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--backends", nargs="+", help="of tritlab's (default: the best)")
     parser.add_argument("--out", type=Path, default=RECORD)
     args = parser.parse_args()
     path = args.model or smollm2()

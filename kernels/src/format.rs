@@ -153,6 +153,20 @@ impl Plain {
         // Formats without a minimum have m = +0, and subtracting +0 keeps even the sign of a zero.
         w - self.m * f32::from(self.sub_min[s])
     }
+
+    /// The first weights, as many as `out` has room for.
+    pub fn weights(&self, out: &mut [f32]) {
+        // A sub-block at a time, so that nothing is divided for a weight.
+        for ((s, out), q) in
+            out.chunks_mut(self.sub_len).enumerate().zip(self.q.chunks(self.sub_len))
+        {
+            let (scale, minimum) =
+                (self.d * f32::from(self.sub[s]), self.m * f32::from(self.sub_min[s]));
+            for (w, q) in out.iter_mut().zip(q) {
+                *w = scale * f32::from(*q) - minimum;
+            }
+        }
+    }
 }
 
 impl Default for Plain {

@@ -42,6 +42,7 @@ pub mod packing;
 mod panel;
 pub mod projection;
 pub mod roofline;
+pub mod speed;
 mod ternary;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -59,9 +59,8 @@ pub trait Weights {
         let mut plain = Plain::new();
         for (b, o) in out.chunks_mut(self.format().info().block).enumerate() {
             self.block(r, b, &mut plain);
-            for (i, w) in o.iter_mut().enumerate() {
-                *w = scale * plain.weight(i);
-            }
+            plain.weights(o);
+            o.iter_mut().for_each(|w| *w *= scale);
         }
     }
 

@@ -343,8 +343,10 @@ struct Place {
 
 impl Place {
     fn of(info: &Info, geometry: Geometry, k: usize) -> Self {
-        let len = info.activation.len().unwrap_or(usize::MAX);
-        Place { group: k / len * geometry.group_lines(), k: k % len }
+        match info.activation.len() {
+            Some(len) => Place { group: k / len * geometry.group_lines(), k: k % len },
+            None => Place { group: 0, k },
+        }
     }
 }
 
@@ -356,10 +358,18 @@ fn code_place(
     row: usize,
     k: usize,
 ) -> (usize, usize, u32) {
-    let (chunk, per_span) = (k / CHUNK, span_chunks(codes));
     let (line, bit) = plane_place(codes, plane, k % CHUNK / 4, row / 16);
+    (chunk_at(codes, g, k / CHUNK) + line, row % 16 * 4 + k % 4, bit)
+}
+
+/// The first line of a chunk of the group.
+fn chunk_at(codes: &Codes, g: Geometry, chunk: usize) -> usize {
+    if codes.sub_len.is_none() {
+        return chunk * chunk_lines(codes);
+    }
+    let per_span = span_chunks(codes);
     let span = g.sub_min_lines + chunk / per_span * span_lines(codes) + span_sub_lines(codes);
-    (span + chunk % per_span * chunk_lines(codes) + line, row % 16 * 4 + k % 4, bit)
+    span + chunk % per_span * chunk_lines(codes)
 }
 
 /// Line in the group and byte of the scale of sub-block `s` of `row`: 16 rows x 4 sub-blocks to a line.
@@ -418,6 +428,14 @@ fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line
         Kind::Coded(codes) => codes,
     };
     debug_assert!(info.activation != Grouping::Dense, "coded weights meet int8 activations");
+    let planes = planes(codes);
+    // A row has one 16-row group: where its steps of four columns are in a chunk, found once.
+    let places = planes.map(|plane| {
+        std::array::from_fn::<_, { CHUNK / 4 }, _>(|s| match plane.bits {
+            0 => (0, 0),
+            _ => plane_place(codes, plane, s, row / 16),
+        })
+    });
     let mut plain = Plain::new();
     let mut finite = true;
     for b in 0..matrix.cols().div_ceil(info.block) {
@@ -460,13 +478,19 @@ fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line
             continue;
         }
         // Four columns of a row are neighbours in a line: one place for all of them.
-        for (step, q) in plain.q[..info.block].as_chunks::<4>().0.iter().enumerate() {
-            let q = q.map(code);
-            for plane in planes(codes).into_iter().filter(|p| p.bits > 0) {
-                let (line, byte, bit) = code_place(codes, geometry, plane, row, place.k + 4 * step);
-                let four = &mut group[line].0[byte..byte + 4];
-                for (b, q) in four.iter_mut().zip(q) {
-                    *b |= (q >> plane.at & mask(plane.bits)) << bit;
+        let byte = row % 16 * 4;
+        let steps = plain.q[..info.block].as_chunks::<4>().0;
+        for (c, steps) in steps.chunks(CHUNK / 4).enumerate() {
+            let k = place.k + c * CHUNK;
+            let chunk = &mut group[chunk_at(codes, geometry, k / CHUNK)..];
+            for (step, q) in steps.iter().enumerate() {
+                let q = q.map(code);
+                for (plane, places) in planes.iter().zip(&places).filter(|(p, _)| p.bits > 0) {
+                    let (line, bit) = places[k % CHUNK / 4 + step];
+                    let four = &mut chunk[line].0[byte..byte + 4];
+                    for (b, q) in four.iter_mut().zip(q) {
+                        *b |= (q >> plane.at & mask(plane.bits)) << bit;
+                    }
                 }
             }
         }

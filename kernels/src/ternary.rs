@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::error::{Error, Result, check_finite, check_len};
-use crate::format::{Element, Format, Kind, Scales};
+use crate::format::{Element, Format, Kind, Plain, Scales};
 use crate::matrix::{Matrix, Weights, matrix_bytes};
 use crate::threads;
 
@@ -131,6 +131,11 @@ impl Ternary {
             let (q, s) = row?;
             codes.extend(q);
             scales.extend(s);
+        }
+        // Most models have one scale for a matrix: seen at once, and not level by level.
+        if let Some(scale) = scales.first().copied().filter(|s| scales.iter().all(|t| t == s)) {
+            let granularity = Granularity::Tensor;
+            return Ok(Ternary { rows, cols, codes, scales: vec![scale], granularity });
         }
         let mut found = Ternary { rows, cols, codes, scales, granularity };
         for wider in WIDER {
@@ -303,8 +308,41 @@ impl Common {
     }
 }
 
+/// Codes of a row and the scales of its groups of [`FINEST`], taken over from codes that are ternary as they are
+/// stored. `None` where that does not say it all: then [`read_row`] looks at the weights.
+fn take_row(weights: &impl Weights, r: usize) -> Option<(Vec<i8>, Vec<f32>)> {
+    let (info, cols) = (weights.format().info(), weights.cols());
+    let stored = weights.format().codes()?;
+    if stored.min || stored.sub_len.is_some() || info.block % FINEST != 0 {
+        return None;
+    }
+    let mut codes = Vec::with_capacity(cols);
+    let mut scales = Vec::with_capacity(cols.div_ceil(FINEST));
+    let mut plain = Plain::new();
+    for begin in (0..cols).step_by(info.block) {
+        weights.block(r, begin / info.block, &mut plain);
+        let q = &plain.q[..info.block.min(cols - begin)];
+        let scale = weights.row_scale(r) * plain.d;
+        // Without an early end, which would be a branch for each code.
+        let ternary = q.iter().fold(true, |all, q| all & (-1..=1).contains(q));
+        if !ternary || scale == 0.0 || !scale.is_finite() {
+            return None;
+        }
+        let sign = if scale < 0.0 { -1 } else { 1 };
+        codes.extend(q.iter().map(|q| *q as i8 * sign));
+        scales.extend(q.chunks(FINEST).map(|group| {
+            let any = group.iter().fold(0, |any, q| any | q);
+            if any == 0 { 0.0 } else { scale.abs() }
+        }));
+    }
+    Some((codes, scales))
+}
+
 /// Codes of a row and the scales of its groups of [`FINEST`].
 fn read_row(weights: &impl Weights, r: usize) -> Result<(Vec<i8>, Vec<f32>)> {
+    if let Some(taken) = take_row(weights, r) {
+        return Ok(taken);
+    }
     let cols = weights.cols();
     let mut row = vec![0.0; cols];
     weights.dequantize_row(r, &mut row);

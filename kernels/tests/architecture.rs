@@ -112,7 +112,7 @@ fn in_testing(name: &str) -> bool {
 /// The kit judges by the definitions alone, and nothing but the kit needs what it is made of.
 #[test]
 fn the_kit_knows_no_kernels() {
-    let kernels = ["isa", "op", "backend", "panel", "threads", "roofline"];
+    let kernels = ["isa", "op", "backend", "panel", "threads", "roofline", "speed"];
     let mut seen = 0;
     for Source { name, code } in sources("src").iter().filter(|s| in_testing(&s.name)) {
         seen += 1;
@@ -147,6 +147,7 @@ const FRONT_DOOR: &[&str] = &[
     "projection",
     "roofline",
     "self",
+    "speed",
     "testing",
     "threads",
     "verify",

@@ -42,6 +42,7 @@ integers! {
     context: usize = 0, MANY;
     i: usize = 0, MANY;
     max_tokens: usize = 0, MANY;
+    n: usize = 0, MANY;
     n_gen: usize = 0, MANY;
     n_prompt: usize = 0, MANY;
     random: u32 = 0, u32::MAX.into();

@@ -54,7 +54,9 @@ mod _native {
     #[pymodule_export]
     use super::kernels::{Disassembly, Kernel, kernels};
     #[pymodule_export]
-    use super::machine::{machine, measure_bandwidth, measure_cache_bandwidth, measure_dot_peak};
+    use super::machine::{
+        machine, measure_bandwidth, measure_cache_bandwidth, measure_dot_peak, measure_products,
+    };
     #[pymodule_export]
     use super::matrix::Matrix;
     #[pymodule_export]

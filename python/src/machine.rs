@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use tritlab_kernels::{Backend, backend, roofline};
+use tritlab_kernels::{Backend, Panels, backend, roofline, speed};
 
 use crate::arguments;
 use crate::errors::OrRaise;
+use crate::matrix::{self, Matrix};
 
 #[derive(IntoPyObject)]
 pub(crate) struct MachineFacts {
@@ -141,5 +142,32 @@ pub(crate) fn measure_dot_peak(
         };
         roofline::dot_peak(backend, threads, seconds)
     })
+    .or_raise()
+}
+
+/// Seconds that the products of `matrices`, one after another, with `n` vectors at once take.
+///
+/// In one parallel region and with memory that is there already, as in a decoder; activations are
+/// made up, and quantised within the time. The first call packs the matrices, outside of it.
+/// `MemoryError` where `n` vectors or their answers do not fit.
+#[pyfunction]
+pub(crate) fn measure_products(
+    py: Python<'_>,
+    matrices: Vec<Py<Matrix>>,
+    #[pyo3(from_py_with = arguments::n)] n: usize,
+) -> PyResult<f64> {
+    let matrices: Vec<&Matrix> = matrices.iter().map(Py::get).collect();
+    let most =
+        |f: fn((usize, usize)) -> usize| matrices.iter().map(|w| f(w.size())).max().unwrap_or(0);
+    let mut x = matrix::room(most(|(_, cols)| cols), n)?;
+    let mut y = matrix::room(most(|(rows, _)| rows), n)?;
+    py.detach(|| {
+        let panels = matrices.iter().map(|w| w.panels()).collect::<Result<Vec<&Panels>, _>>()?;
+        // Any numbers will do: values do not change the time. Written, so that the pages are there.
+        x.extend((0..x.capacity()).map(|i| (i * 7919 % 2003) as f32 / 1001.0 - 1.0));
+        y.resize(y.capacity(), 1.0);
+        speed::products(&panels, &x, n, &mut y)
+    })
+    .map(|time| time.as_secs_f64())
     .or_raise()
 }

@@ -33,7 +33,7 @@ impl Matrix {
     /// The product with activations that are quantised already, [rows, n].
     fn times<'py>(&self, py: Python<'py>, acts: &Acts) -> PyResult<Bound<'py, PyAny>> {
         let (rows, n) = (self.matrix.rows(), acts.n());
-        let mut y = answer(rows, n)?;
+        let mut y = room(rows, n)?;
         let y = py
             .detach(|| {
                 y.resize(rows * n, 0.0);
@@ -49,8 +49,13 @@ impl Matrix {
         Self { matrix, panels: OnceLock::new() }
     }
 
+    /// (rows, cols).
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.matrix.rows(), self.matrix.cols())
+    }
+
     /// Two threads may both pack on the very first product; one result is kept.
-    fn panels(&self) -> kernels::Result<&Panels> {
+    pub(crate) fn panels(&self) -> kernels::Result<&Panels> {
         match self.panels.get() {
             Some(panels) => Ok(panels),
             None => {
@@ -167,7 +172,7 @@ impl Matrix {
     /// (rows, cols).
     #[getter]
     fn shape(&self) -> (usize, usize) {
-        (self.matrix.rows(), self.matrix.cols())
+        self.size()
     }
 
     /// Name of the format.
@@ -233,7 +238,7 @@ impl Matrix {
             )));
         }
         let x = x.slice()?;
-        let mut y = answer(rows, n)?;
+        let mut y = room(rows, n)?;
         let y = py
             .detach(|| {
                 y.resize(rows * n, 0.0);
@@ -297,20 +302,28 @@ impl Matrix {
     }
 }
 
-/// Room for an answer. An x of no rows may have any number of columns: it is asked for, not taken.
-fn answer(rows: usize, n: usize) -> PyResult<Vec<f32>> {
+/// Room for `n` vectors, an answer's for one. An x of no rows may have any number of columns: it is asked for, not taken.
+pub(crate) fn room(rows: usize, n: usize) -> PyResult<Vec<f32>> {
     let mut y = Vec::new();
     y.try_reserve_exact(rows.saturating_mul(n)).map_err(|_| {
-        PyMemoryError::new_err(format!("an answer of {rows} x {n} numbers does not fit in memory"))
+        PyMemoryError::new_err(format!("{rows} x {n} numbers do not fit in memory"))
     })?;
     Ok(y)
 }
 
 /// [rows][cols] to [cols][rows].
-pub(crate) fn transpose<T: Copy>(x: &[T], rows: usize, cols: usize) -> Vec<T> {
-    let mut out = Vec::with_capacity(x.len());
-    for c in 0..cols {
-        out.extend((0..rows).map(|r| x[r * cols + c]));
+pub(crate) fn transpose<T: Copy + Default>(x: &[T], rows: usize, cols: usize) -> Vec<T> {
+    // By squares, so that every line that is read or written is used whole while it is near.
+    const SIDE: usize = 32;
+    let mut out = vec![T::default(); x.len()];
+    for (r0, c0) in
+        (0..rows).step_by(SIDE).flat_map(|r| (0..cols).step_by(SIDE).map(move |c| (r, c)))
+    {
+        for c in c0..cols.min(c0 + SIDE) {
+            for r in r0..rows.min(r0 + SIDE) {
+                out[c * rows + r] = x[r * cols + c];
+            }
+        }
     }
     out
 }

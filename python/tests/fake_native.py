@@ -188,6 +188,11 @@ def measure_dot_peak(threads, backend=None, seconds=0.2):
     return 0.61e12
 
 
+def measure_products(matrices, n):
+    products.extend((matrix.format, matrix.shape, n) for matrix in matrices)
+    return 1e-3
+
+
 class Activations:
     pass
 

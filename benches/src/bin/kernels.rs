@@ -15,10 +15,10 @@
 //! `load` compares sampled outputs with the oracle, bit for bit. The time includes quantising the activations.
 
 use std::io::{BufRead, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tritlab_benches::check_rows;
-use tritlab_kernels::{Acts, Format, Matrix, Panels, backend, matmul, roofline, threads};
+use tritlab_kernels::{Acts, Format, Matrix, Panels, backend, matmul, roofline, speed, threads};
 
 type Answer = Result<String, Box<dyn std::error::Error>>;
 
@@ -56,15 +56,8 @@ fn load(words: &[&str]) -> Result<Product, Box<dyn std::error::Error>> {
 
 fn time(product: &mut Product, threads: usize) -> Answer {
     threads::set(threads)?;
-    let Product { copies, x, tokens, y } = product;
-    // As in a decoder step: the pool stays awake from one product to the next.
-    let elapsed = threads::run_hot(|| -> tritlab_kernels::Result<Duration> {
-        let begin = Instant::now();
-        for w in copies.iter() {
-            matmul(w, x, *tokens, y)?;
-        }
-        Ok(begin.elapsed())
-    })?;
+    let copies: Vec<&Panels> = product.copies.iter().collect();
+    let elapsed = speed::products(&copies, &product.x, product.tokens, &mut product.y)?;
     Ok(format!("{}", elapsed.as_nanos()))
 }
 

@@ -31,10 +31,12 @@ impl Format {
         match self {
             // The scale is the maximum, and every weight is 0 or the maximum.
             TQ1_0 | TQ2_0 => Some(Box::new(encode)),
-            // The scale is given: 1.
-            TERNARY | TERNARY_ROW | TERNARY_B3 | TERNARY_B3_ROW | SIGN | SIGN_ROW => {
-                Some(Box::new(encode))
+            // Blocks of four, so that a search in each would be most of the time of loading a file.
+            TERNARY | TERNARY_ROW => {
+                Some(Box::new(|codes, _, out| out[0] = super::ternary::pack(codes)))
             }
+            // The scale is given: 1.
+            TERNARY_B3 | TERNARY_B3_ROW | SIGN | SIGN_ROW => Some(Box::new(encode)),
             // The scale is a mean of at most 1, so that -1, 0 and 1 round to themselves; then it is replaced.
             TERNARY_G32 | TERNARY_G64 | TERNARY_G128 | TERNARY_G256 => {
                 Some(Box::new(move |codes, scale, out| {

@@ -68,10 +68,18 @@ fn decode(bytes: &[u8], out: &mut Plain) {
 }
 
 fn encode(input: &Input<'_>, out: &mut [u8]) {
-    out[0] = 0;
-    for (i, w) in input.x.iter().enumerate() {
-        out[0] |= ((ternary(*w, input.scale) + 1) as u8) << (2 * i);
+    let mut codes = [0; 4];
+    for (q, w) in codes.iter_mut().zip(input.x) {
+        *q = ternary(*w, input.scale);
     }
+    out[0] = pack(&codes);
+}
+
+/// The byte of up to four codes -1, 0 and 1; those that are missing are 0.
+pub(super) fn pack(codes: &[i8]) -> u8 {
+    // Four zeros are 0b01010101, and a code adds itself.
+    let add = |byte: u8, (i, q): (usize, &i8)| byte.wrapping_add((*q as u8) << (2 * i));
+    codes.iter().enumerate().fold(0x55, add)
 }
 
 /// The nearest of -1, 0 and 1 to `w / alpha`, half to even.

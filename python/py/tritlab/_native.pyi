@@ -108,6 +108,14 @@ def measure_cache_bandwidth(threads: int, seconds: float = 0.2) -> float:
 def measure_dot_peak(threads: int, backend: str | None = None, seconds: float = 0.2) -> float:
     """Int8 multiply-accumulates per second that `threads` threads reach in registers."""
 
+def measure_products(matrices: Sequence[Matrix], n: int) -> float:
+    """Seconds that the products of `matrices`, one after another, with `n` vectors at once take.
+
+    In one parallel region and with memory that is there already, as in a decoder; activations are
+    made up, and quantised within the time. The first call packs the matrices, outside of it.
+    `MemoryError` where `n` vectors or their answers do not fit.
+    """
+
 @final
 class Kernel:
     """One kernel: a cell of operations × formats × backends."""

@@ -11,16 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-import numpy as np
-
 from tritlab import _native, published, timing
 from tritlab._native import EvaluationError
 from tritlab.statistics import median_mad
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy.typing as npt
 
     from tritlab._native import Model
     from tritlab._types import Progress
@@ -162,17 +158,6 @@ def facts() -> dict[str, Any]:
     }
 
 
-def _products(block: Sequence[_native.Matrix], n: int) -> Callable[[], None]:
-    """Each matrix times `n` vectors, as one call."""
-    rng = np.random.default_rng(1)
-
-    def some(cols: int) -> npt.NDArray[np.float32]:
-        return rng.standard_normal(cols if n == 1 else (cols, n), dtype=np.float32)
-
-    x = {cols: some(cols) for cols in sorted({matrix.shape[1] for matrix in block})}
-
-    def run() -> None:
-        for matrix in block:
-            matrix @ x[matrix.shape[1]]
-
-    return run
+def _products(block: Sequence[_native.Matrix], n: int) -> Callable[[], float]:
+    """Seconds of each matrix times `n` vectors, as a call."""
+    return lambda: _native.measure_products(block, n)

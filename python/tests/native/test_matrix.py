@@ -207,3 +207,24 @@ def test_a_forked_child_computes():
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     pytest.fail("the child hangs")
+
+
+def test_measured_products_take_time_that_grows_with_the_work():
+    weights = np.random.default_rng(0).standard_normal((512, 512), dtype=np.float32)
+    square = tl.Matrix.quantize(weights, "Q8_0")
+    wide = tl.Matrix.quantize(weights[:64], "TERNARY")
+    measure = tl._native.measure_products
+    assert measure([], 4) >= 0
+    assert measure([square], 0) >= 0
+    assert measure([square, wide], 1) > 0
+    # 64 times the products; on a busy machine the best of a few says what it takes.
+    once, often = (min(measure([square] * k, 8) for _ in range(9)) for k in (1, 64))
+    assert often > 4 * once
+
+
+def test_measured_products_name_what_they_cannot_do():
+    matrix = tl.Matrix.quantize(np.ones((64, 64), np.float32), "Q8_0")
+    with pytest.raises(tl.TritlabError, match="n is -1"):
+        tl._native.measure_products([matrix], -1)
+    with pytest.raises(TypeError):
+        tl._native.measure_products([None], 1)

@@ -50,7 +50,7 @@ def test_a_small_model_s_formats_are_timed_at_a_real_models_shapes(fake, at_shap
     shapes += [(6912, 2560), (6912, 2560), (2560, 6912)]
     assert at_shapes.settings["shapes"]["linear"] == [list(shape) for shape in shapes]
     # Two rows are TERNARY, which is timed once.
-    wanted = [(f, s, n) for n in ((), (128,)) for f in FORMATS for s in shapes]
+    wanted = [(f, s, n) for n in (1, 128) for f in FORMATS for s in shapes]
     assert fake._native.products == wanted
 
     assert at_shapes.settings["speed"] == "shapes"
