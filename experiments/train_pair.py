@@ -5,8 +5,8 @@ and seed. One is trained as usual, one with ternary weights and int8 activations
 CPU the two run side by side, each with half of the cores; stopped and started again, they go on.
 
     pip install 'tritlab[train]' rdata
-    python experiments/train_pair.py --data corpus --fetch     # hours; results in results/pair
-    python experiments/train_pair.py --data corpus --publish   # and put them into the package
+    python experiments/train_pair.py --data corpus --bf16 --compile --fetch     # hours; results in results/pair
+    python experiments/train_pair.py --data corpus --bf16 --compile --publish   # and put them into the package
     python experiments/train_pair.py --smoke                   # two minutes, toy sizes, no download
 """
 

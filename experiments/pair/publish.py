@@ -202,7 +202,7 @@ are {judged["torch_loss"]:.6f} and {judged["tritlab_loss"]:.6f} nats.
 Four million weights and old books: grammar and manner, no facts, no safety. Perplexities are per token of this tokenizer and
 cannot be set beside other models'; bits per byte can.
 
-`python experiments/train_pair.py --data corpus --fetch --publish` makes both again; on another machine or with other
+`python experiments/train_pair.py --data corpus --bf16 --compile --fetch --publish` makes both again; on another machine or with other
 versions the last digits differ.
 """
 
