@@ -110,3 +110,12 @@ def test_a_model_that_is_a_linear_layer_is_named(torch):
 def test_wrong_options_are_named(options, message):
     with pytest.raises(tl.TritlabError, match=message):
         train.BitLinear(64, 12, **options)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16", "float64"])
+def test_a_layer_works_in_the_dtype_of_its_model(torch, name):
+    dtype = getattr(torch, name)
+    layer = train.BitLinear(8, 4, dtype=dtype)
+    y = layer(torch.randn(2, 8, dtype=dtype))
+    y.sum().backward()
+    assert y.dtype == layer.weight.grad.dtype == dtype

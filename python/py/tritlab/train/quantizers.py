@@ -65,9 +65,9 @@ def ternary(
 
 
 def round_weight(weight: Tensor, rule: WeightRule = "absmean", group: int | None = None) -> Tensor:
-    """`codes * scale` of `ternary`, in the shape of `weight`."""
+    """`codes * scale` of `ternary`, in the shape and dtype of `weight`."""
     codes, scale = ternary(weight, rule, group)
-    return (codes * scale).reshape(weight.shape)
+    return (codes * scale).reshape(weight.shape).to(weight.dtype)
 
 
 def round_activations(x: Tensor, rule: ActivationRule = "int8") -> Tensor:
