@@ -31,6 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tritlab import train
+from tritlab.train.decoder import RMSNorm
 
 CONTEXT = 512
 Logits = Callable[[np.ndarray], Tensor]
@@ -56,9 +57,9 @@ class Ternary(nn.Module):
 
 
 class Norm(nn.Module):
-    """`train.decoder.RMSNorm` in the dtype of its weight, which there is always float32."""
+    """`RMSNorm` in the dtype of its weight; that one computes in float32 whatever the weight is."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: RMSNorm) -> None:
         super().__init__()
         self.weight, self.eps = norm.weight, norm.eps
 
@@ -75,7 +76,7 @@ def decoder(folder: Path) -> train.Decoder:
         if isinstance(module, nn.Linear):
             layer = Ternary(tensors.pop(f"{name}.weight"), tensors.pop(f"{name}.weight_scale"))
             setattr(model.get_submodule(parent), last, layer)
-        elif type(module).__name__ == "RMSNorm":
+        elif isinstance(module, RMSNorm):
             setattr(model.get_submodule(parent), last, Norm(module))
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     missing = [name for name in missing if not name.endswith((".codes", ".scale"))]

@@ -148,10 +148,8 @@ impl Plain {
 
     /// The weight at `i`: two exact products and one rounding at most.
     pub fn weight(&self, i: usize) -> f32 {
-        let s = i / self.sub_len;
-        let w = (self.d * f32::from(self.sub[s])) * f32::from(self.q[i]);
-        // Formats without a minimum have m = +0, and subtracting +0 keeps even the sign of a zero.
-        w - self.m * f32::from(self.sub_min[s])
+        let (scale, minimum) = self.sub_block(i / self.sub_len);
+        scale * f32::from(self.q[i]) - minimum
     }
 
     /// The first weights, as many as `out` has room for.
@@ -160,12 +158,17 @@ impl Plain {
         for ((s, out), q) in
             out.chunks_mut(self.sub_len).enumerate().zip(self.q.chunks(self.sub_len))
         {
-            let (scale, minimum) =
-                (self.d * f32::from(self.sub[s]), self.m * f32::from(self.sub_min[s]));
+            let (scale, minimum) = self.sub_block(s);
             for (w, q) in out.iter_mut().zip(q) {
                 *w = scale * f32::from(*q) - minimum;
             }
         }
+    }
+
+    /// Scale and minimum of sub-block `s`.
+    fn sub_block(&self, s: usize) -> (f32, f32) {
+        // Formats without a minimum have m = +0, and subtracting +0 keeps even the sign of a zero.
+        (self.d * f32::from(self.sub[s]), self.m * f32::from(self.sub_min[s]))
     }
 }
 

@@ -365,6 +365,7 @@ fn code_place(
 /// The first line of a chunk of the group.
 fn chunk_at(codes: &Codes, g: Geometry, chunk: usize) -> usize {
     if codes.sub_len.is_none() {
+        // What follows comes to this; without its divisions, since blocks may be as small as four columns.
         return chunk * chunk_lines(codes);
     }
     let per_span = span_chunks(codes);

@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::activation::Acts;
-use crate::backend;
 use crate::error::{Result, check_len};
 use crate::matrix::Weights;
-use crate::op::matmul_acts;
+use crate::op::matmul;
 use crate::panel::Panels;
 use crate::threads;
 
@@ -24,13 +22,10 @@ pub fn products(matrices: &[&Panels], x: &[f32], n: usize, y: &mut [f32]) -> Res
         (n.saturating_mul(most(Panels::cols)), n.saturating_mul(most(Panels::rows)));
     check_len("activations", columns, x.len().min(columns))?;
     check_len("outputs", rows, y.len().min(rows))?;
-    backend::ops()?;
     threads::run_hot(|| {
         let begin = Instant::now();
         for w in matrices {
-            let x = &x[..n * w.cols()];
-            let acts = Acts::quantize(w.format().info().activation, x, n, w.cols())?;
-            matmul_acts(w, &acts, &mut y[..n * w.rows()])?;
+            matmul(w, &x[..n * w.cols()], n, &mut y[..n * w.rows()])?;
         }
         Ok(begin.elapsed())
     })

@@ -132,14 +132,11 @@ impl Ternary {
             codes.extend(q);
             scales.extend(s);
         }
-        // Most models have one scale for a matrix: seen at once, and not level by level.
-        if let Some(scale) = scales.first().copied().filter(|s| scales.iter().all(|t| t == s)) {
-            let granularity = Granularity::Tensor;
-            return Ok(Ternary { rows, cols, codes, scales: vec![scale], granularity });
-        }
         let mut found = Ternary { rows, cols, codes, scales, granularity };
-        for wider in WIDER {
-            let Ok(scales) = found.scales_per(wider, "ternary", |scale| scale) else { break };
+        let wider = WIDEST_FIRST.into_iter().find_map(|wider| {
+            Some((found.scales_per(wider, "ternary", |scale| scale).ok()?, wider))
+        });
+        if let Some((scales, wider)) = wider {
             (found.scales, found.granularity) = (scales, wider);
         }
         Ok(found)
@@ -284,13 +281,13 @@ impl Ternary {
 /// The smallest groups that are looked for: no format has smaller ones.
 const FINEST: usize = 32;
 
-/// Wider and wider: each holds what the one before it holds, if it can.
-const WIDER: [Granularity; 5] = [
-    Granularity::Group(64),
-    Granularity::Group(128),
-    Granularity::Group(256),
-    Granularity::Row,
+/// What is looked for beyond [`FINEST`]: each holds what those before it hold, so that the first is the widest.
+const WIDEST_FIRST: [Granularity; 5] = [
     Granularity::Tensor,
+    Granularity::Row,
+    Granularity::Group(256),
+    Granularity::Group(128),
+    Granularity::Group(64),
 ];
 
 /// The one scale of some weights.

@@ -31,7 +31,7 @@ impl Format {
         match self {
             // The scale is the maximum, and every weight is 0 or the maximum.
             TQ1_0 | TQ2_0 => Some(Box::new(encode)),
-            // Blocks of four, so that a search in each would be most of the time of loading a file.
+            // A block is a byte: through floats, and a MAX_BLOCK of them, it was most of the time of loading a file.
             TERNARY | TERNARY_ROW => {
                 Some(Box::new(|codes, _, out| out[0] = super::ternary::pack(codes)))
             }

@@ -41,7 +41,7 @@ fn place(i: usize) -> (usize, usize) {
 
 fn decode(bytes: &[u8], out: &mut Plain) {
     out.d = f16_at(bytes, 64);
-    // By shifts of whole fields and not bit by bit: this is most of the time of loading a file.
+    // A field of 32 bytes at a time, which is vectors: one code at a time was most of the time of loading a file.
     for (codes, bytes) in out.q.as_chunks_mut::<128>().0.iter_mut().zip(bytes.as_chunks::<32>().0) {
         for (field, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             for (q, b) in codes.iter_mut().zip(bytes) {
