@@ -353,6 +353,22 @@ pub(super) fn unpack<I: Isa, C: CodedFormat>(
     }
 }
 
+/// [`unpack`] of V vectors. All before the first product: V vectors of codes and one token's activations stay in
+/// registers beside the sums, where one vector of codes and all tokens' activations would not fit (4 x 6 sums).
+#[inline(always)]
+fn codes_of<I: Isa, C: CodedFormat, const V: usize>(
+    isa: I,
+    lines: &[Line],
+    s: usize,
+    v0: usize,
+) -> [I::Bytes; V] {
+    let mut u = [unpack::<I, C>(isa, lines, s, v0); V];
+    for v in 1..V {
+        u[v] = unpack::<I, C>(isa, lines, s, v0 + v);
+    }
+    u
+}
+
 /// Adds the steps `at` of a chunk to the integer sums.
 #[inline(always)]
 fn steps<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
@@ -367,10 +383,10 @@ fn steps<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     let lines = &lines[..chunk_lines(&codes)];
     if wide(&codes) {
         for s in at {
-            for v in 0..V {
-                let u = unpack::<I, C>(isa, lines, s, v0 + v);
-                for t in 0..N {
-                    sum[v][t] = isa.dot_wide(sum[v][t], u, a[t][s]);
+            let u = codes_of::<I, C, V>(isa, lines, s, v0);
+            for t in 0..N {
+                for v in 0..V {
+                    sum[v][t] = isa.dot_wide(sum[v][t], u[v], a[t][s]);
                 }
             }
         }
@@ -387,13 +403,15 @@ fn steps<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
             }
         }
         for s in from..to {
-            for v in 0..V {
-                let u = unpack::<I, C>(isa, lines, s, v0 + v);
-                for t in 0..N {
-                    run[v][t] = isa.dot(run[v][t], u, a[t][s]);
+            let u = codes_of::<I, C, V>(isa, lines, s, v0);
+            for t in 0..N {
+                for v in 0..V {
+                    run[v][t] = isa.dot(run[v][t], u[v], a[t][s]);
                 }
-                if N > 6 {
-                    // Otherwise the compiler goes token by token, each dot product waiting for the one before.
+            }
+            if N > 6 {
+                // Otherwise the compiler goes token by token, each dot product waiting for the one before.
+                for v in 0..V {
                     for t in 0..N {
                         run[v][t] = isa.pin(run[v][t]);
                     }
