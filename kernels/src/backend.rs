@@ -12,15 +12,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::activation::{self, Acts, QuantizeRow};
 use crate::error::{Error, Result};
 use crate::format::{CodedFormat, DenseFormat, Format, Grouping, Visit, for_each};
-#[cfg(target_arch = "x86_64")]
-use crate::isa::Unit;
 use crate::isa::{Isa, portable::Portable};
-use crate::matrix::{Matrix, Weights};
-use crate::op::product::{Product, product, product_oracle};
 #[cfg(target_arch = "x86_64")]
-use crate::op::tiles;
+use crate::isa::{Lookup, Unit};
+use crate::matrix::{Matrix, Weights};
+use crate::op::lookup::Whole;
+use crate::op::product::{Product, product, product_oracle};
 use crate::op::{KeyValues, Queries, attention, gate, norm, quantize, rope};
 use crate::op::{base3::Base3, dense::Dense, integer::Integer};
+#[cfg(target_arch = "x86_64")]
+use crate::op::{lookup, tiles};
 use crate::oracle::{self, Activation};
 use crate::panel::Panels;
 use crate::roofline::Probe;
@@ -30,6 +31,8 @@ use crate::roofline::Probe;
 pub enum Backend {
     /// AMX for several vectors, AVX-512 with VNNI for the rest.
     Amx,
+    /// AVX-512 with VNNI, and ternary and 1-bit products of many vectors by looking sums up.
+    Avx512Lut,
     /// AVX-512 with VNNI.
     Avx512,
     /// AVX2 with FMA and F16C.
@@ -46,8 +49,9 @@ pub enum Backend {
 
 impl Backend {
     /// All backends, in order of preference.
-    pub const ALL: [Backend; 7] = [
+    pub const ALL: [Backend; 8] = [
         Backend::Amx,
+        Backend::Avx512Lut,
         Backend::Avx512,
         Backend::Avx2,
         Backend::NeonDotprod,
@@ -60,6 +64,7 @@ impl Backend {
     pub const fn name(self) -> &'static str {
         match self {
             Backend::Amx => "amx",
+            Backend::Avx512Lut => "avx512_lut",
             Backend::Avx512 => "avx512",
             Backend::Avx2 => "avx2",
             Backend::NeonDotprod => "neon_dotprod",
@@ -83,6 +88,15 @@ impl Backend {
     /// Whether this build on this CPU can run it.
     pub fn available(self) -> bool {
         table()[self as usize].is_some()
+    }
+
+    /// Whether it is worth running here where it is available: looking up is slower than multiplying on most CPUs.
+    fn pays(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx512Lut => crate::isa::avx512_lut::pays(),
+            _ => true,
+        }
     }
 
     /// Its operations.
@@ -117,6 +131,7 @@ pub struct Ops {
     backend: Backend,
     products: Vec<Product>,
     gemms: Vec<Product>,
+    wholes: Vec<Option<Whole>>,
     gemm_tokens: usize,
     pub(crate) quantize_row: QuantizeRow,
     rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
@@ -137,6 +152,11 @@ impl Ops {
     /// The kernel for several vectors.
     pub(crate) fn gemm(&self, format: Format) -> Product {
         self.gemms[format as usize]
+    }
+
+    /// The kernel for many vectors that takes a whole matrix, where the backend has one for the format.
+    pub(crate) fn whole(&self, format: Format) -> Option<Whole> {
+        self.wholes.get(format as usize).copied().flatten()
     }
 
     /// Tokens with which the tiles of a product of several are full.
@@ -163,6 +183,12 @@ impl Ops {
         assert_eq!(out.len(), acts.n() * w.rows(), "outputs");
         assert_eq!(acts.cols(), w.cols(), "columns");
         assert_eq!(acts.grouping(), w.format().info().activation, "grouping");
+        if acts.n() > 1
+            && let Some(whole) = self.whole(w.format())
+            && whole(w, acts, 0, out)
+        {
+            return;
+        }
         let kernel = if acts.n() == 1 { self.gemv(w.format()) } else { self.gemm(w.format()) };
         let rows = w.rows();
         let mut block = vec![0.0; acts.n() * 64];
@@ -297,6 +323,7 @@ fn rows<I: Isa>(backend: Backend) -> Option<Ops> {
         backend,
         gemms: products.0.clone(),
         products: products.0,
+        wholes: Vec::new(),
         // The largest tile is twice as wide as the one the constant is about.
         gemm_tokens: 2 * I::TOKENS,
         quantize_row: quantize::quantize_row::<I>,
@@ -338,11 +365,51 @@ fn unit_rows<U: Unit>(backend: Backend) -> Option<Ops> {
     Some(ops)
 }
 
+/// Products of whole matrices by looking sums up, where a format has them.
+#[cfg(target_arch = "x86_64")]
+struct LookedUp<L>(Vec<Option<Whole>>, std::marker::PhantomData<L>);
+
+#[cfg(target_arch = "x86_64")]
+impl<L: Lookup> LookedUp<L> {
+    fn push<C: CodedFormat>(&mut self) {
+        debug_assert_eq!(self.0.len(), C::FORMAT as usize, "kernels are indexed by format");
+        let has = const { lookup::has(&C::INFO, &C::CODES) };
+        self.0.push(has.then_some(lookup::product::<L, C>));
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<L: Lookup> Visit for LookedUp<L> {
+    fn dense<C: DenseFormat>(&mut self) {
+        self.0.push(None);
+    }
+
+    fn coded<C: CodedFormat>(&mut self) {
+        self.push::<C>();
+    }
+
+    fn base3<C: CodedFormat>(&mut self) {
+        self.push::<C>();
+    }
+}
+
+/// The operations of a look-up's vector instructions, with its own products of many vectors.
+#[cfg(target_arch = "x86_64")]
+fn lookup_rows<L: Lookup>(backend: Backend) -> Option<Ops> {
+    L::new()?;
+    let mut ops = rows::<L::Vectors>(backend)?;
+    let mut wholes = LookedUp::<L>(Vec::new(), std::marker::PhantomData);
+    for_each(&mut wholes);
+    ops.wholes = wholes.0;
+    Some(ops)
+}
+
 fn oracle_rows() -> Ops {
     Ops {
         backend: Backend::Oracle,
         products: vec![product_oracle; Format::ALL.len()],
         gemms: vec![product_oracle; Format::ALL.len()],
+        wholes: Vec::new(),
         gemm_tokens: 2,
         quantize_row: oracle::quantize_row,
         rms_norm: oracle::rms_norm,
@@ -359,6 +426,8 @@ fn build(backend: Backend) -> Option<Ops> {
     match backend {
         #[cfg(target_arch = "x86_64")]
         Backend::Amx => unit_rows::<crate::isa::amx::Amx>(backend),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx512Lut => lookup_rows::<crate::isa::avx512_lut::Avx512Lut>(backend),
         #[cfg(target_arch = "x86_64")]
         Backend::Avx512 => rows::<crate::isa::avx512::Avx512>(backend),
         #[cfg(target_arch = "x86_64")]
@@ -453,7 +522,7 @@ pub fn current() -> Result<Backend> {
 fn automatic() -> Result<Backend> {
     match std::env::var("TRITLAB_BACKEND") {
         Ok(name) if !name.is_empty() => Backend::from_name(&name),
-        _ => Ok(available()[0]),
+        _ => Ok(available().into_iter().find(|b| b.pays()).unwrap_or(Backend::Portable)),
     }
 }
 

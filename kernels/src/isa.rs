@@ -67,6 +67,8 @@ pub(crate) mod amx;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_lut;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 
@@ -262,6 +264,60 @@ pub(crate) trait Unit: Copy + Send + Sync + 'static {
         scale: <Self::Vectors as Isa>::I32,
         less: i32,
     ) -> [<Self::Vectors as Isa>::Bytes; 2];
+}
+
+/// 32 words, aligned: a table to look up, or indices into tables.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Words(pub [i16; 32]);
+
+/// A token of instructions that find 32 words in a table of 32 words ([`crate::op`] `lookup`), and of the vector
+/// instructions that go with them.
+pub(crate) trait Lookup: Copy + Send + Sync + 'static {
+    /// The vector instructions that go with it.
+    type Vectors: Isa;
+    /// 32 lanes of i16.
+    type Lanes: Copy;
+
+    /// The token, if this CPU has the instructions.
+    fn new() -> Option<Self>;
+    /// The token of the vector instructions.
+    fn vectors(self) -> Self::Vectors;
+    /// Loads 32 words.
+    fn load(self, x: &Words) -> Self::Lanes;
+    /// Stores 32 words.
+    fn store(self, x: Self::Lanes, to: &mut Words);
+    /// `x` in every lane.
+    fn splat(self, x: i16) -> Self::Lanes;
+    /// Wrapping sum.
+    fn add(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+    /// Lane i: `weights[2i] * a[0] + weights[2i+1] * a[1]`, for weights up to 127.
+    fn pairs(self, weights: &[u8; 64], a: [i8; 2]) -> Self::Lanes;
+    /// `table[index % 32]` in every lane.
+    fn look(self, table: Self::Lanes, index: Self::Lanes) -> Self::Lanes;
+    /// The next index of every word: a shift by five bits, zeros from above.
+    fn next(self, index: Self::Lanes) -> Self::Lanes;
+    /// `x` itself, at this place in the program: see [`Isa::pin`].
+    fn pin(self, x: Self::Lanes) -> Self::Lanes;
+    /// Says that the 64 codes `ahead` codes after the first of `a` will be read soon. They need not exist.
+    #[inline(always)]
+    fn prefetch(self, a: &[i8], ahead: usize) {
+        let _ = (a, ahead);
+    }
+    /// Two words of each 32 bits: `low + (high << 16)`, both in 0..=65,535.
+    fn pair(
+        self,
+        low: <Self::Vectors as Isa>::I32,
+        high: <Self::Vectors as Isa>::I32,
+    ) -> Self::Lanes;
+    /// `sum + x` of the even lanes, and of the odd ones.
+    fn even(self, sum: <Self::Vectors as Isa>::I32, x: Self::Lanes) -> <Self::Vectors as Isa>::I32;
+    /// See [`Lookup::even`].
+    fn odd(self, sum: <Self::Vectors as Isa>::I32, x: Self::Lanes) -> <Self::Vectors as Isa>::I32;
+    /// Loads 16 sums.
+    fn sums(self, x: &[i32; 16]) -> <Self::Vectors as Isa>::I32;
+    /// Stores 16 sums.
+    fn keep(self, x: <Self::Vectors as Isa>::I32, to: &mut [i32; 16]);
 }
 
 /// How many tiles of k `b` holds, after a check that `a` has their codes: the bounds of [`Unit::multiply`].

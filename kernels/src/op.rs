@@ -8,6 +8,8 @@ pub(crate) mod gate;
 pub(crate) mod integer;
 pub(crate) mod key_values;
 pub(crate) mod lanes;
+#[allow(dead_code, reason = "not every architecture finds 32 words as fast as it multiplies")]
+pub(crate) mod lookup;
 pub(crate) mod norm;
 pub(crate) mod product;
 pub(crate) mod quantize;

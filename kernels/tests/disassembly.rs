@@ -82,7 +82,7 @@ fn every_kernel_has_code() {
 #[test]
 fn products_of_several_tokens_have_code() {
     for format in ["ternary", "ternary_b3", "q4_k", "q8_0", "f16"] {
-        for backend in ["avx512", "avx2"] {
+        for backend in ["avx512_lut", "avx512", "avx2"] {
             let Some(code) = code(&format!("gemm-{format}-{backend}")) else { continue };
             check(&code);
             assert!(code.tokens > 1 && code.per() == "256 weights and token");

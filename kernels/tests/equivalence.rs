@@ -323,6 +323,8 @@ macro_rules! suite {
 #[cfg(target_arch = "x86_64")]
 suite!(amx, Backend::Amx);
 #[cfg(target_arch = "x86_64")]
+suite!(avx512_lut, Backend::Avx512Lut);
+#[cfg(target_arch = "x86_64")]
 suite!(avx512, Backend::Avx512);
 #[cfg(target_arch = "x86_64")]
 suite!(avx2, Backend::Avx2);
@@ -339,6 +341,8 @@ fn suites() -> Vec<(Backend, &'static [&'static str])> {
     vec![
         #[cfg(target_arch = "x86_64")]
         (Backend::Amx, amx::ROWS),
+        #[cfg(target_arch = "x86_64")]
+        (Backend::Avx512Lut, avx512_lut::ROWS),
         #[cfg(target_arch = "x86_64")]
         (Backend::Avx512, avx512::ROWS),
         #[cfg(target_arch = "x86_64")]
@@ -370,6 +374,35 @@ fn every_row_has_a_test() {
     tested.sort();
     table.sort();
     assert_eq!(tested, table, "every available row of the table has a test in this file");
+}
+
+/// So many tokens and rows that whole matrices are looked up, by several threads; a matrix that cannot be, and one that
+/// is too small for it, beside it.
+#[test]
+fn many_tokens_of_whole_matrices() {
+    let Some(ops) = ops(Backend::Avx512Lut) else { return };
+    let (n, cols) = (321, 96);
+    let x: Vec<f32> = (0..n * cols).map(|i| ((i * 53 % 241) as f32 - 120.0) / 32.0).collect();
+    let acts = ops.quantize_acts(Grouping::Token, &x, n, cols).unwrap();
+    let weights: Vec<f32> = (0..1100 * cols).map(|i| (i * 37 % 251) as f32 - 125.0).collect();
+    let ternary = Matrix::quantize(Format::TERNARY, 1100, cols, &weights).unwrap();
+    let mut bytes = ternary.bytes().to_vec();
+    bytes[5000] |= 3; // a weight of 2
+    let two = Matrix::new(Format::TERNARY, 1100, cols, bytes, vec![0.5]).unwrap();
+    let signs = Matrix::quantize(Format::SIGN, 100, cols, &weights[..100 * cols]).unwrap();
+    tritlab_kernels::threads::set(3).unwrap();
+    tritlab_kernels::backend::force(Some("avx512_lut")).unwrap();
+    let matrices = [ternary, two, signs];
+    let panels = matrices.each_ref().map(|m| Panels::pack(m).unwrap());
+    let mut outs = panels.each_ref().map(|w| vec![f32::NAN; n * w.rows()]);
+    let mut jobs: Vec<_> = panels.iter().zip(&mut outs).map(|(w, out)| (w, &mut out[..])).collect();
+    tritlab_kernels::op::matmul_many(&mut jobs, &acts).unwrap();
+    for (matrix, got) in matrices.iter().zip(&outs) {
+        let mut expected = vec![0.0; got.len()];
+        oracle::matmul(matrix, &acts, &mut expected);
+        let differ = expected.iter().zip(got).position(|(e, g)| e.to_bits() != g.to_bits());
+        assert_eq!(differ, None, "{} {}", matrix.format(), matrix.rows());
+    }
 }
 
 /// No backend goes missing unnoticed: what `EXPECT_BACKENDS` lists is exactly what is available.

@@ -5,6 +5,7 @@ use crate::backend::{Backend, Kernel, Ops};
 use crate::error::Result;
 use crate::format::{Format, Grouping};
 use crate::matrix::Matrix;
+use crate::op::lookup::Whole;
 use crate::op::{CacheType, KeyValues, Queries, Query};
 use crate::oracle::Activation;
 use crate::panel::{Panels, ROWS};
@@ -49,6 +50,9 @@ fn columns(format: Format) -> usize {
 }
 
 fn product(kernel: &Kernel, ops: &'static Ops, format: Format, times: usize) -> Result<Work> {
+    if let ("gemm", Some(whole)) = (kernel.op, ops.whole(format)) {
+        return whole_product(format, whole, times);
+    }
     let cols = times * columns(format);
     // A panel; the oracle, which takes rows one by one and its time, gets one.
     let rows = if kernel.backend == Backend::Oracle { 1 } else { ROWS };
@@ -60,6 +64,16 @@ fn product(kernel: &Kernel, ops: &'static Ops, format: Format, times: usize) -> 
     let acts = Acts::quantize(format.info().activation, &painted(tokens * cols), tokens, cols)?;
     let mut out = vec![0.0; tokens * ROWS];
     let run = Box::new(move || run(&panels, 0, &acts, 0, &mut out));
+    Ok(Work { run, units: rows * cols * tokens, tokens })
+}
+
+/// A kernel that takes whole matrices: so many rows and tokens that what is done once for either is little, as in use.
+fn whole_product(format: Format, whole: Whole, times: usize) -> Result<Work> {
+    let (rows, cols, tokens) = (512, times * 256, 40);
+    let panels = Panels::pack(&Matrix::quantize(format, rows, cols, &painted(rows * cols))?)?;
+    let acts = Acts::quantize(format.info().activation, &painted(tokens * cols), tokens, cols)?;
+    let mut out = vec![0.0; tokens * rows];
+    let run = Box::new(move || _ = whole(&panels, &acts, 0, &mut out));
     Ok(Work { run, units: rows * cols * tokens, tokens })
 }
 

@@ -22,11 +22,11 @@
 
 use std::marker::PhantomData;
 
-use crate::activation::{Acts, CHUNK};
+use crate::activation::{Acts, BASE3_COLS, CHUNK};
 use crate::format::{CodedFormat, Codes, Grouping, Scales};
 use crate::isa::{Isa, run_length};
 use crate::panel::{
-    Line, ROWS, chunk_lines, mask, plane_place, planes, span_lines, span_sub_lines,
+    Line, ROWS, chunk_lines, mask, plane_place, planes, span_chunks, span_lines, span_sub_lines,
 };
 
 use super::product::{Kernel, Panel};
@@ -350,6 +350,33 @@ pub(super) fn unpack<I: Isa, C: CodedFormat>(
     match codes.table {
         Some(table) => isa.lookup(u, &table.map(|q| (i32::from(q) + TABLE_ZERO) as u8)),
         None => u,
+    }
+}
+
+/// The codes of vector `v` in step `s` of a group; zeros after its last.
+#[inline(always)]
+pub(super) fn step_code<I: Isa, C: CodedFormat>(
+    isa: I,
+    spans: &[Line],
+    s: usize,
+    v: usize,
+) -> I::Bytes {
+    let codes = C::CODES;
+    if codes.base3 {
+        let digits = BASE3_COLS / 4;
+        let Some(line) = spans.get(s / digits * 4 + v) else { return isa.bytes(&[0; 64]) };
+        let mut u = isa.bytes(&line.0);
+        for _ in 0..s % digits {
+            u = isa.triple(u);
+        }
+        return isa.trit(u);
+    }
+    let (chunk, s) = (s / (CHUNK / 4), s % (CHUNK / 4));
+    let (span, chunk) = (chunk / span_chunks(&codes), chunk % span_chunks(&codes));
+    let at = span * span_lines(&codes) + span_sub_lines(&codes) + chunk * chunk_lines(&codes);
+    match spans.get(at..at + chunk_lines(&codes)) {
+        Some(lines) => unpack::<I, C>(isa, lines, s, v),
+        None => isa.bytes(&[0; 64]),
     }
 }
 

@@ -8,13 +8,15 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 
 use crate::activation::Acts;
-use crate::backend;
+use crate::backend::{self, Ops};
 use crate::error::{Error, Result, check_len};
 use crate::format::Format;
 use crate::isa::{Isa, Op};
 use crate::matrix::Weights;
 use crate::panel::{Geometry, Line, Panels, ROWS};
 use crate::threads;
+
+use super::lookup;
 
 /// What a product kernel sees of a matrix: 64 rows.
 #[derive(Clone, Copy)]
@@ -129,7 +131,7 @@ pub fn matmul_many(jobs: &mut [(&Panels, &mut [f32])], acts: &Acts) -> Result<()
     let (matrices, outs): (Vec<&Panels>, Vec<&mut [f32]>) =
         some.map(|(w, out)| (*w, &mut **out)).unzip();
     if n >= EACH * threads::get() {
-        by_tokens(&matrices, outs, acts, kernel);
+        by_tokens(&matrices, outs, acts, ops);
     } else {
         by_panels(&matrices, outs, acts, kernel);
     }
@@ -141,12 +143,7 @@ pub fn matmul_many(jobs: &mut [(&Panels, &mut [f32])], acts: &Acts) -> Result<()
 const EACH: usize = 64;
 
 /// A thread takes some of the tokens, and all panels: outputs are put in order while they are near.
-fn by_tokens(
-    matrices: &[&Panels],
-    outs: Vec<&mut [f32]>,
-    acts: &Acts,
-    kernel: impl Fn(Format) -> Product + Sync,
-) {
+fn by_tokens(matrices: &[&Panels], outs: Vec<&mut [f32]>, acts: &Acts, ops: &Ops) {
     // Whole tiles of every backend.
     let tokens = acts.n().div_ceil(threads::get()).next_multiple_of(48);
     let mut pieces: Vec<Vec<&mut [f32]>> = Vec::new();
@@ -162,8 +159,14 @@ fn by_tokens(
         let mut scratch = Scratch::take(n * ROWS);
         let block = &mut scratch.0[..n * ROWS];
         for (w, out) in matrices.iter().zip(piece[0].iter_mut()) {
+            if let Some(whole) = ops.whole(w.format())
+                && lookup::pays(w, n)
+                && whole(w, acts, t0, out)
+            {
+                continue;
+            }
             for p in 0..w.panels() {
-                kernel(w.format())(w, p, acts, t0, block);
+                ops.gemm(w.format())(w, p, acts, t0, block);
                 let rows = p * ROWS..w.rows().min((p + 1) * ROWS);
                 for (row, y) in out.chunks_exact_mut(w.rows()).zip(block.as_chunks::<ROWS>().0) {
                     // A whole panel is a few vectors; a call of `memcpy` would cost as much as the copying.

@@ -21,12 +21,12 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 
-use crate::activation::{Acts, BASE3_COLS, CHUNK};
+use crate::activation::Acts;
 use crate::format::{CodedFormat, Codes, Grouping, Scales};
 use crate::isa::{Isa, Op, Sums, TileLine, Unit};
-use crate::panel::{Line, Panels, ROWS, chunk_lines, span_chunks, span_lines, span_sub_lines};
+use crate::panel::{Line, Panels, ROWS, span_lines};
 
-use super::integer::{code_zero, half_line, unpack, weigh};
+use super::integer::{code_zero, half_line, step_code, weigh};
 use super::product::{Kernel, Panel};
 
 /// Tokens of a tile.
@@ -241,7 +241,7 @@ fn expand<U: Unit, C: CodedFormat>(
         let i = s - first;
         for v in 0..4 {
             let at = (i / per_tile * 4 + v) * per_tile + i % per_tile;
-            let u = code::<U, C>(unit, spans, s, v);
+            let u = step_code::<U::Vectors, C>(isa, spans, s, v);
             let Some(len) = codes.sub_len else {
                 unit.store(unit.signed(u, code_zero(&codes)), &mut lines[at]);
                 continue;
@@ -259,33 +259,6 @@ fn expand<U: Unit, C: CodedFormat>(
                 unit.store(min, &mut lines[last + at]);
             }
         }
-    }
-}
-
-/// The codes of vector `v` in step `s` of a group; zeros after its last.
-#[inline(always)]
-fn code<U: Unit, C: CodedFormat>(
-    unit: U,
-    spans: &[Line],
-    s: usize,
-    v: usize,
-) -> <U::Vectors as Isa>::Bytes {
-    let (isa, codes) = (unit.vectors(), C::CODES);
-    if codes.base3 {
-        let digits = BASE3_COLS / 4;
-        let Some(line) = spans.get(s / digits * 4 + v) else { return isa.bytes(&[0; 64]) };
-        let mut u = isa.bytes(&line.0);
-        for _ in 0..s % digits {
-            u = isa.triple(u);
-        }
-        return isa.trit(u);
-    }
-    let (chunk, s) = (s / (CHUNK / 4), s % (CHUNK / 4));
-    let (span, chunk) = (chunk / span_chunks(&codes), chunk % span_chunks(&codes));
-    let at = span * span_lines(&codes) + span_sub_lines(&codes) + chunk * chunk_lines(&codes);
-    match spans.get(at..at + chunk_lines(&codes)) {
-        Some(lines) => unpack::<U::Vectors, C>(isa, lines, s, v),
-        None => isa.bytes(&[0; 64]),
     }
 }
 

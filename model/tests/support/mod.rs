@@ -194,6 +194,8 @@ macro_rules! on_every_backend {
         #[cfg(target_arch = "x86_64")]
         $crate::on_every_backend!(@module avx512 Avx512, $($test),*);
         #[cfg(target_arch = "x86_64")]
+        $crate::on_every_backend!(@module avx512_lut Avx512Lut, $($test),*);
+        #[cfg(target_arch = "x86_64")]
         $crate::on_every_backend!(@module amx Amx, $($test),*);
         #[cfg(target_arch = "aarch64")]
         $crate::on_every_backend!(@module neon Neon, $($test),*);
