@@ -98,6 +98,17 @@ def test_what_a_form_cannot_hold_is_an_error(decoder, tmp_path, layers, options,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("weights", ["packed", "master", "dense"])
+def test_a_model_that_is_part_full_precision_is_not_exported(decoder, tmp_path, weights):
+    model = decoder()
+    train.set_blend(model, 0.5)
+    with pytest.raises(tl.TritlabError, match=r"layers\.0\.self_attn\.q_proj is at λ = 0\.5"):
+        train.export(model, tmp_path / "m", weights=weights)
+    assert list(tmp_path.iterdir()) == []
+    train.set_blend(model, 1.0)
+    train.export(model, tmp_path / "m", weights=weights)
+
+
 def test_numbers_that_are_not_finite_are_an_error(torch, decoder, tmp_path):
     model = decoder()
     with torch.no_grad():

@@ -87,6 +87,37 @@ def test_every_window_once_per_epoch_and_targets_one_later():
     assert not (first[0] == later[0]).all()
 
 
+@pytest.mark.parametrize("blend_steps", [12, 5, 1])
+def test_blend_ends_at_1(decoder, torch, stream, tmp_path, blend_steps):
+    """λ of each step, and 1 from step `blend_steps` to the last: what is exported was trained."""
+    config = train.TrainConfig(**SETTINGS, blend_steps=blend_steps)
+    model = decoder()
+    trainer = train.Trainer(model, stream, config, tmp_path / "t")
+    layer = model.model["layers"][0].mlp.up_proj
+    seen = []
+    loss = trainer._loss
+    trainer._loss = lambda *batch: seen.append(layer.blend.item()) or loss(*batch)
+    trainer.run(progress=False)
+    assert seen == pytest.approx([min(1.0, n / blend_steps) for n in range(1, 13)])
+    assert seen[-1] == 1.0
+    train.export(model, tmp_path / "m")
+
+
+def test_a_model_that_is_half_blended_when_it_is_taken_up_again(decoder, stream, tmp_path):
+    config = train.TrainConfig(**SETTINGS, blend_steps=8)
+    train.Trainer(decoder(), stream, config, tmp_path).run(until=2, progress=False)
+    model = decoder()
+    train.Trainer(model, stream, config, tmp_path)
+    assert model.model["layers"][0].mlp.up_proj.blend.item() == 0.25
+
+
+@pytest.mark.parametrize("blend_steps", [13, -1])
+def test_a_blend_that_does_not_end_is_refused(blend_steps):
+    message = f"blend_steps={blend_steps} is not between 0 and steps=12"
+    with pytest.raises(tl.TritlabError, match=message):
+        train.TrainConfig(**SETTINGS, blend_steps=blend_steps)
+
+
 def test_schedule():
     factors = [train.schedule(s, 100, warmup=0.1, decay=0.5) for s in range(100)]
     assert factors[0] == 0.1

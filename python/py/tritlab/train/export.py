@@ -49,7 +49,10 @@ def export(
     is asked of `model.config` (`to_dict`, as `Decoder` and the models of `transformers` have it).
     Tied output heads are left out. The folder appears whole or not at all.
 
-    Raises `TritlabError` for a layer that the form cannot hold and for numbers that are not finite.
+    What is written is the model at λ = 1 (`set_blend`), which is the only one that a file can hold.
+
+    Raises `TritlabError` for a layer that the form cannot hold or that is at another λ, and for
+    numbers that are not finite.
     """
     check_rule("weights", weights, Weights)
     check_rule("dtype", dtype, Dtype)
@@ -58,6 +61,13 @@ def export(
         raise TritlabError(f"{folder} exists; overwrite=True replaces it")
     settings = _settings(model, config)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, BitLinear)}
+    for name, layer in layers.items():
+        if layer.blend.item() != 1.0:
+            raise TritlabError(
+                f"{name} is at λ = {layer.blend.item():g}, part full precision, and a file holds "
+                "rounded weights, which is another model: train until λ is 1, or call "
+                "set_blend(model, 1.0) first"
+            )
     if layers and weights != "dense":
         plain = [n for n, m in model.named_modules() if type(m) is nn.Linear]
         # A list without the head makes it BitLinear too, also where it is the embedding.

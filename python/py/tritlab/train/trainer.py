@@ -35,12 +35,19 @@ class TrainConfig:
     adam_lr: float = 3e-3
     warmup: float = 0.05  # share of the steps
     decay: float = 0.5  # share of the steps
-    blend_steps: int = 0  # BitLinear's λ rises from 0 to 1 over these
+    blend_steps: int = 0  # BitLinear's λ rises over these, at most `steps`; the last is at 1
     clip: float = 1.0  # norm of the gradient
     seed: int = 0
     bf16: bool = False  # matrix products in bfloat16; weights and optimiser stay float32
     compile: bool = False  # torch.compile, which needs a C++ compiler
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.blend_steps <= self.steps:
+            raise TritlabError(
+                f"blend_steps={self.blend_steps} is not between 0 and steps={self.steps}: training "
+                "would end with weights that are not rounded yet"
+            )
 
 
 class Trainer:
@@ -96,8 +103,7 @@ class Trainer:
         )
         with bar:
             while self.step < end:
-                if c.blend_steps:
-                    set_blend(self.model, min(1.0, self.step / c.blend_steps))
+                self._blend(self.step + 1)
                 inputs, targets = (x.to(c.device) for x in self.windows.batch_at(self.step))
                 loss = loss_of(inputs, targets)
                 loss.backward()
@@ -137,6 +143,11 @@ class Trainer:
         c = self.config
         return cross_entropy(self.model, self.validation, c.context, bf16=c.bf16)
 
+    def _blend(self, step: int) -> None:
+        """λ as it is in step `step`, counted from 1."""
+        if self.config.blend_steps:
+            set_blend(self.model, min(1.0, step / self.config.blend_steps))
+
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         with _precision(self.config.device, self.config.bf16):
             logits = self.model(inputs)
@@ -172,6 +183,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+        self._blend(self.step)  # no checkpoint has λ, and a new model is at 1
         # Rows after the checkpoint are of steps that will be done again.
         rows = [line for line in self.log_path.read_text().splitlines(True) if line.endswith("\n")]
         kept = [row for row in rows if json.loads(row)["step"] <= self.step]
