@@ -135,8 +135,56 @@ def test_wrong_settings_are_named(decoder, torch, stream, tmp_path):
         train.cross_entropy(decoder(), stream[:20], 64)
     trained(decoder, torch, stream, tmp_path)
     other = train.TrainConfig(**{**SETTINGS, "seed": 1})
-    with pytest.raises(tl.TritlabError, match=r"another training: .*'seed': \(0, 1\)"):
+    with pytest.raises(
+        tl.TritlabError, match=r"checkpoint\.pt is of another training: seed was 0 and is"
+    ):
         train.Trainer(decoder(), stream, other, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"weights": "twn"},
+            r"q_proj was .*weights=absmean.* and is .*twn.*, and 11 more;",
+        ),
+        ({"group": 16}, r"absmean, activations=int8.* and is .*group=16, activations"),
+        ({"activations": "int4"}, r"activations=int8.* and is .*activations=int4"),
+        (None, r"q_proj was BitLinear\(.* and is Linear\("),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(decoder, stream, tmp_path, options, message):
+    config = train.TrainConfig(**SETTINGS)
+    train.Trainer(decoder(), stream, config, tmp_path).run(until=1, progress=False)
+    with pytest.raises(tl.TritlabError, match=f"another training: .*{message}"):
+        train.Trainer(decoder(options), stream, config, tmp_path)
+    with pytest.raises(tl.TritlabError, match=r"config\.rope_theta was 10000\.0 and is 5000"):
+        train.Trainer(decoder(rope_theta=5000.0), stream, config, tmp_path)
+
+
+def test_a_checkpoint_of_other_tokens_is_refused(decoder, stream, tmp_path):
+    config = train.TrainConfig(**SETTINGS)
+    train.Trainer(decoder(), stream, config, tmp_path).run(until=1, progress=False)
+    other = stream.copy()
+    other[5000] ^= 1
+    with pytest.raises(tl.TritlabError, match=r"tokens was 6000 with SHA-256 \w+ and is 6000 with"):
+        train.Trainer(decoder(), other, config, tmp_path)
+    # the same numbers in another dtype are the same tokens
+    assert train.Trainer(decoder(), stream.astype("int64"), config, tmp_path).step == 1
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "cut", "other"])
+def test_a_damaged_checkpoint_is_named(decoder, torch, stream, tmp_path, damage):
+    config = train.TrainConfig(**SETTINGS)
+    train.Trainer(decoder(), stream, config, tmp_path).run(until=1, progress=False)
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    if damage == "other":
+        torch.save({"step": 1}, path)
+    else:
+        path.write_bytes({"empty": b"", "text": b"no zip", "cut": whole[:-1000]}[damage])
+    with pytest.raises(tl.TritlabError, match=r"checkpoint\.pt is damaged or no checkpoint"):
+        train.Trainer(decoder(), stream, config, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops(decoder, torch, stream, tmp_path):

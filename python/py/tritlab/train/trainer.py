@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from tritlab._files import write_atomic
 from tritlab.errors import TritlabError
+from tritlab.train import checkpoint
 from tritlab.train.bitlinear import set_blend
 from tritlab.train.optimizer import Optimizer, schedule
 from tritlab.train.windows import Windows
@@ -54,7 +55,9 @@ class Trainer:
     """Trains `model` on `windows`, leaving a log and checkpoints in `folder`.
 
     Stopped and started again, it goes on from the last checkpoint, and comes to the same weights as
-    without the stop (same machine, same number of threads).
+    without the stop (same machine, same number of threads). A checkpoint of other tokens, another
+    model (its sizes, its rules of rounding) or another configuration is a `TritlabError` that says
+    what differs, and so is one that is damaged.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Trainer:
         self.windows = Windows(tokens, config.context, config.batch, config.seed)
         self.optimizer = Optimizer(self.model, config.muon_lr, config.adam_lr)
         self.step = 0
+        self.identity = checkpoint.identity(config, self.model, tokens)
         self.log_path, self.checkpoint_path = folder / "log.jsonl", folder / "checkpoint.pt"
         folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint_path.exists():
@@ -158,28 +162,17 @@ class Trainer:
             log.write(json.dumps(row) + "\n")
 
     def _save(self) -> None:
-        temporary = self.checkpoint_path.with_suffix(".tmp")
         state = {
+            "identity": self.identity,
             "step": self.step,
             "config": asdict(self.config),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        torch.save(state, temporary)
-        os.replace(temporary, self.checkpoint_path)
+        checkpoint.write(self.checkpoint_path, state)
 
     def _resume(self) -> None:
-        state = torch.load(self.checkpoint_path, map_location=self.config.device, weights_only=True)
-        if state["config"] != asdict(self.config):
-            changed = {
-                key: (old, new)
-                for key, new in asdict(self.config).items()
-                if (old := state["config"].get(key)) != new
-            }
-            raise TritlabError(
-                f"{self.checkpoint_path} is of another training: {changed} (theirs, ours); "
-                "remove it to start again"
-            )
+        state = checkpoint.read(self.checkpoint_path, self.identity, self.config.device)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
@@ -187,7 +180,7 @@ class Trainer:
         # Rows after the checkpoint are of steps that will be done again.
         rows = [line for line in self.log_path.read_text().splitlines(True) if line.endswith("\n")]
         kept = [row for row in rows if json.loads(row)["step"] <= self.step]
-        self.log_path.write_text("".join(kept))
+        write_atomic(self.log_path, "".join(kept))
 
 
 @torch.no_grad()
