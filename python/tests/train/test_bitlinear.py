@@ -93,6 +93,56 @@ def test_replace_linear_keeps_weights_and_skips_the_head(torch):
     assert train.replace_linear(model) == []
 
 
+def test_a_shared_layer_stays_shared(torch):
+    model = torch.nn.Module()
+    model.first = torch.nn.Linear(8, 8)
+    model.again = torch.nn.ModuleDict({"other": torch.nn.Linear(8, 8), "inner": model.first})
+    assert train.replace_linear(model) == ["first", "again.other", "again.inner"]
+    assert isinstance(model.first, train.BitLinear)
+    assert model.again["inner"] is model.first
+    assert model.again["other"] is not model.first
+    # and a shared block is gone through once for each of its places
+    block = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    model = torch.nn.Sequential(block, block)
+    assert train.replace_linear(model) == ["0.0", "1.0"]
+    assert isinstance(block[0], train.BitLinear)
+
+
+def test_a_shared_layer_is_left_alone_when_one_of_its_names_is_skipped(torch):
+    model = torch.nn.Module()
+    model.proj = model.lm_head = torch.nn.Linear(8, 8)
+    assert train.replace_linear(model) == []
+    assert model.proj is model.lm_head
+    assert type(model.proj) is torch.nn.Linear
+
+
+def test_layers_that_do_not_call_their_linear_layers_are_refused(torch):
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+            self.proj = torch.nn.Linear(16, 16)
+
+    model = Block()
+    with pytest.raises(
+        tl.TritlabError, match=r"encoder is an nn\.TransformerEncoderLayer, which in"
+    ):
+        train.replace_linear(model)
+    with pytest.raises(tl.TritlabError, match=r"encoder\.self_attn is an nn\.MultiheadAttention"):
+        train.replace_linear(model, skip=["linear1", "linear2"])
+    assert not any(isinstance(m, train.BitLinear) for m in model.modules())
+    assert train.replace_linear(model, skip=["linear1", "linear2", "self_attn"]) == ["proj"]
+
+
+def test_an_error_leaves_the_model_as_it_was(torch):
+    model = torch.nn.Sequential(torch.nn.Linear(64, 24), torch.nn.Linear(24, 8))
+    with pytest.raises(
+        tl.TritlabError, match=r"^1: rows of 24 weights do not split into groups of 64"
+    ):
+        train.replace_linear(model, group=64)
+    assert [type(m) for m in model] == [torch.nn.Linear] * 2
+
+
 def test_a_model_that_is_a_linear_layer_is_named(torch):
     with pytest.raises(tl.TritlabError, match="itself a linear layer"):
         train.replace_linear(torch.nn.Linear(4, 4))

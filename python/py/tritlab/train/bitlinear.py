@@ -85,30 +85,72 @@ def replace_linear(
 ) -> list[str]:
     """Make every `nn.Linear` of `model` a `BitLinear` with the same weights; names, in order.
 
-    A module is left alone when `skip` has its name or the last part of it. `options` are those of
-    `BitLinear`: `weights`, `group`, `activations`.
+    A module is left alone when `skip` has its name or the last part of it. One that stands at
+    several places stays one module there, with all of its names in the list, and is left alone when
+    any of them is skipped. `options` are those of `BitLinear`: `weights`, `group`, `activations`.
+
+    Raises `TritlabError`, and changes nothing, for options that do not fit a layer, and for
+    attention and encoder layers of `torch.nn`, which use weights without calling linear layers.
     """
     if type(model) is nn.Linear:
         raise TritlabError("the model is itself a linear layer; make a BitLinear instead")
-    replaced = []
-    for name, module in list(model.named_modules()):
-        last = name.rpartition(".")[2]
-        if type(module) is not nn.Linear or name in skip or last in skip:
-            continue
-        parent = model.get_submodule(name.rpartition(".")[0])
+    everywhere = list(model.named_modules(remove_duplicate=False))
+    places: dict[nn.Module, list[str]] = {}  # modules are told apart by identity
+    for name, module in everywhere:
+        places.setdefault(module, []).append(name)
+    wanted = {
+        module: names
+        for module, names in places.items()
+        if not any(name in skip or _last(name) in skip for name in names)
+    }
+    for module, names in wanted.items():
+        _refuse(names[0], module, wanted)
+    # All are made before the first is put in: an error leaves the model as it was.
+    made = {m: _bitlinear(n[0], m, options) for m, n in wanted.items() if type(m) is nn.Linear}
+    found = [(name, made[m]) for name, m in everywhere if m in made]
+    for name, layer in found:
+        setattr(model.get_submodule(name.rpartition(".")[0]), _last(name), layer)
+    return [name for name, _ in found]
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _refuse(name: str, module: nn.Module, wanted: Collection[nn.Module]) -> None:
+    """Raise for modules of torch.nn that would go past `BitLinear.forward`, and silently."""
+    if isinstance(module, nn.MultiheadAttention):
+        raise TritlabError(
+            f"{name or 'the model'} is an nn.MultiheadAttention, whose projections are parameters "
+            "and no linear layers, so they would stay in full precision: write attention with "
+            "nn.Linear (as tritlab.train.Decoder does), or put its name into skip"
+        )
+    if isinstance(module, nn.TransformerEncoderLayer):
+        inside = [m for m in module.modules() if type(m) is nn.Linear and m in wanted]
+        if inside:
+            raise TritlabError(
+                f"{name or 'the model'} is an nn.TransformerEncoderLayer, which in evaluation "
+                "reads the weights of its linear layers without calling them, so they would not be "
+                "rounded there: write the layer out, or put linear1 and linear2 into skip"
+            )
+
+
+def _bitlinear(name: str, linear: nn.Linear, options: dict[str, Any]) -> BitLinear:
+    """A `BitLinear` with the parameters of `linear`, which is called `name`."""
+    try:
         layer = BitLinear(
-            module.in_features,
-            module.out_features,
-            module.bias is not None,
+            linear.in_features,
+            linear.out_features,
+            linear.bias is not None,
             device="meta",
             **options,
         )
-        layer.weight, layer.bias = module.weight, module.bias
-        layer.blend = torch.ones((), device=module.weight.device)
-        layer.train(module.training)
-        setattr(parent, last, layer)
-        replaced.append(name)
-    return replaced
+    except TritlabError as error:
+        raise TritlabError(f"{name}: {error}") from None
+    layer.weight, layer.bias = linear.weight, linear.bias
+    layer.blend = torch.ones((), device=linear.weight.device)
+    layer.train(linear.training)
+    return layer
 
 
 def set_blend(model: nn.Module, blend: float) -> None:
