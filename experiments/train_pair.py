@@ -13,6 +13,7 @@ CPU the two run side by side, each with half of the cores; stopped and started a
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -62,6 +63,13 @@ SMOKE = Plan(
 )
 
 
+def positive(value: float | None) -> float | None:
+    """A learning rate as it was given, if training can go anywhere with it."""
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value} is not a finite number above 0")
+    return value
+
+
 def main(
     out: Annotated[Path, typer.Option(help="Folder of everything that is made.")] = Path(
         "results/pair"
@@ -76,9 +84,10 @@ def main(
         bool, typer.Option(help="Toy sizes and 20 steps, on the text of this repository.")
     ] = False,
     member: Annotated[str, typer.Option(help="full, ternary, or both.")] = "both",
-    steps: Annotated[int | None, typer.Option(help="Steps of 8192 tokens.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of 8192 tokens.")] = None,
     muon_lr: Annotated[
-        float | None, typer.Option(help="Another learning rate of the matrices.")
+        float | None,
+        typer.Option(callback=positive, help="Another learning rate of the matrices."),
     ] = None,
     bf16: Annotated[
         bool,
@@ -89,7 +98,7 @@ def main(
     ] = False,
     compile: Annotated[bool, typer.Option(help="torch.compile; needs a C++ compiler.")] = False,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of one member; half of the cores if both.")
+        int | None, typer.Option(min=1, help="Threads of one member; half of the cores if both.")
     ] = None,
     position: Annotated[int, typer.Option(hidden=True)] = 0,
 ) -> None:
@@ -103,7 +112,9 @@ def main(
     plan = SMOKE if smoke else PLAN
     device = "cuda" if torch.cuda.is_available() and not smoke else "cpu"
     settings = replace(plan.train, bf16=bf16, compile=compile, device=device)
-    plan = replace(plan, train=replace(settings, steps=steps or settings.steps))
+    if steps is not None:
+        settings = replace(settings, steps=steps)
+    plan = replace(plan, train=settings)
     if fetch and not smoke:
         corpus.fetch(data)
     texts = smoke_texts() if smoke else corpus.read(data)
@@ -183,7 +194,8 @@ def train_member(
     position: int,
 ) -> None:
     """Train one member to the end and export it."""
-    settings = replace(plan.train, muon_lr=muon_lr or plan.muon_lr[member])
+    rate = plan.muon_lr[member] if muon_lr is None else muon_lr
+    settings = replace(plan.train, muon_lr=rate)
     held_out = tokens_of(tokenizer, [texts.persuasion[:64_000]])
     stream = tokens_of(tokenizer, list(texts.train.values()))
     model = model_of(member, plan)
@@ -272,4 +284,7 @@ class Agreement:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except tl.TritlabError as error:  # a checkpoint of another training, a text too short
+        raise SystemExit(f"error: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -73,6 +74,26 @@ def test_it_learns(decoder, torch, stream, tmp_path):
     assert log[-1]["validation"] < log[0]["loss"] - 1.0
 
 
+def test_validation_needs_no_row_of_the_log_at_its_step(decoder, torch, stream, tmp_path):
+    config = train.TrainConfig(**SETTINGS)
+    trainer = train.Trainer(decoder(), stream, config, str(tmp_path), stream[:200])
+    trainer.run(log_every=5, validate_every=4, progress=False)
+    found = rows(tmp_path)
+    assert [r["step"] for r in found] == [4, 5, 8, 10, 12]
+    assert [r["step"] for r in found if "validation" in r] == [4, 8, 12]
+
+
+def test_a_run_until_a_step_does_no_more(decoder, stream, tmp_path):
+    trainer = train.Trainer(decoder(), stream, train.TrainConfig(**SETTINGS), tmp_path)
+    trainer.run(until=0, progress=False)
+    assert trainer.step == 0
+    trainer.run(until=2, progress=False)
+    assert trainer.step == 2
+    for name in ("log_every", "validate_every", "checkpoint_every"):
+        with pytest.raises(tl.TritlabError, match=f"{name}=0 is less than 1"):
+            trainer.run(**{name: 0})
+
+
 def test_every_window_once_per_epoch_and_targets_one_later():
     tokens = np.arange(1000, dtype=np.uint16)
     windows = train.Windows(tokens, context=10, batch=3)
@@ -125,6 +146,25 @@ def test_schedule():
     assert all(a > b for a, b in pairwise(factors[51:]))
     assert 0 < factors[-1] < 0.03
     assert train.schedule(0, 1) > 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"steps": 0}, "steps=0 is not a whole number from 1 up"),
+        ({"steps": 2.5}, "steps=2.5 is not a whole number"),
+        ({"batch": 0}, "batch=0 is not a whole number from 1 up"),
+        ({"context": 0}, "context=0 is not a whole number from 1 up"),
+        ({"muon_lr": float("nan")}, "muon_lr=nan is not a finite number from 0 up"),
+        ({"adam_lr": -1.0}, "adam_lr=-1.0 is not a finite number from 0 up"),
+        ({"adam_lr": float("inf")}, "adam_lr=inf is not a finite number"),
+        ({"warmup": 1.5}, "warmup=1.5 is not a finite number from 0 to 1"),
+        ({"clip": 0.0}, "clip=0.0 is not above 0"),
+    ],
+)
+def test_settings_out_of_range_are_named(setting, message):
+    with pytest.raises(tl.TritlabError, match=re.escape(message)):
+        train.TrainConfig(**{**SETTINGS, **setting})
 
 
 def test_wrong_settings_are_named(decoder, torch, stream, tmp_path):
@@ -195,6 +235,28 @@ def test_a_loss_that_is_not_finite_stops(decoder, torch, stream, tmp_path):
     with pytest.raises(tl.TritlabError, match="the loss is nan at step 1"):
         trainer.run(log_every=1, progress=False)
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "--steps"),
+        (["--steps", "-5"], "--steps"),
+        (["--threads", "0"], "--threads"),
+        (["--threads", "-1"], "--threads"),
+        (["--muon-lr", "nan"], "--muon-lr"),
+        (["--muon-lr", "0"], "--muon-lr"),
+        (["--muon-lr", "-0.1"], "--muon-lr"),
+        (["--member", "half"], "--member"),
+    ],
+)
+def test_wrong_arguments_of_the_pair_are_usage_errors(script, tmp_path, arguments, message):
+    command = [sys.executable, script, "--smoke", "--out", tmp_path / "out", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert f"Invalid value for {message}" in done.stderr.replace("'", "")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_smoke_run_of_the_pair(script, tmp_path):

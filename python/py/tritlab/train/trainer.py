@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -44,6 +45,22 @@ class TrainConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        for name in ("steps", "batch", "context"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise TritlabError(f"{name}={value!r} is not a whole number from 1 up")
+        for name, most in (
+            ("muon_lr", math.inf),
+            ("adam_lr", math.inf),
+            ("warmup", 1),
+            ("decay", 1),
+        ):
+            value = getattr(self, name)
+            if not (0 <= value <= most and math.isfinite(value)):  # NaN is neither
+                upper = "up" if most == math.inf else f"to {most}"
+                raise TritlabError(f"{name}={value!r} is not a finite number from 0 {upper}")
+        if not self.clip > 0:
+            raise TritlabError(f"clip={self.clip!r} is not above 0; math.inf means no clipping")
         if not 0 <= self.blend_steps <= self.steps:
             raise TritlabError(
                 f"blend_steps={self.blend_steps} is not between 0 and steps={self.steps}: training "
@@ -65,9 +82,10 @@ class Trainer:
         model: nn.Module,
         tokens: npt.NDArray[Any],
         config: TrainConfig,
-        folder: Path,
+        folder: str | os.PathLike[str],
         validation: npt.NDArray[Any] | None = None,
     ) -> None:
+        folder = Path(folder)
         self.config, self.folder, self.validation = config, folder, validation
         self.model = model.to(config.device)
         self.windows = Windows(tokens, config.context, config.batch, config.seed)
@@ -92,8 +110,20 @@ class Trainer:
         label: str = "training",
         position: int | None = None,
     ) -> None:
-        """Train to the end, or until step `until`; checkpoints at both."""
-        c, end = self.config, min(self.config.steps, until or self.config.steps)
+        """Train to the end, or until step `until`; checkpoints at both.
+
+        A row of the log comes every `log_every` steps, with the loss on the validation tokens every
+        `validate_every`, and at the end of the run. `TritlabError` if the loss is not finite.
+        """
+        for name, value in (
+            ("log_every", log_every),
+            ("validate_every", validate_every),
+            ("checkpoint_every", checkpoint_every),
+        ):
+            if value < 1:
+                raise TritlabError(f"{name}={value} is less than 1")
+        c = self.config
+        end = c.steps if until is None else min(c.steps, until)
         loss_of = torch.compile(self._loss) if c.compile else self._loss
         losses: list[Tensor] = []
         began = time.perf_counter()
@@ -117,7 +147,11 @@ class Trainer:
                 self.step += 1
                 losses.append(loss.detach())
                 bar.update(1)
-                if self.step % log_every == 0 or self.step == end:
+                last = self.step == end
+                validates = self.validation is not None and (
+                    last or self.step % validate_every == 0
+                )
+                if last or validates or self.step % log_every == 0:
                     mean = torch.stack(losses).mean().item()
                     if not math.isfinite(mean):
                         raise TritlabError(
@@ -131,14 +165,12 @@ class Trainer:
                         "factor": factor,
                         "tokens_per_second": rate,
                     }
-                    if self.validation is not None and (
-                        self.step % validate_every == 0 or self.step == end
-                    ):
+                    if validates:
                         row["validation"] = self.validate()
                     self._log(row)
                     bar.set_postfix_str(f"loss {mean:.3f}, {rate:,.0f} tok/s")
                     losses, began = [], time.perf_counter()
-                if self.step % checkpoint_every == 0 or self.step == end:
+                if last or self.step % checkpoint_every == 0:
                     self._save()
 
     def validate(self) -> float:
