@@ -197,6 +197,13 @@ chosen, and training was watched, on the text of *Persuasion*: the other two wer
 PyTorch's model and tritlab's give the same most likely token at {judged["same_argmax"]:.2%} of positions; their mean losses
 are {judged["torch_loss"]:.6f} and {judged["tritlab_loss"]:.6f} nats.
 
+## Curves
+
+![Loss of both members while they were trained](../../../../experiments/figures/pair-loss.png)
+
+The figure is in the repository; its numbers, every row of the training's log, are in [training.json](training.json)
+(`tl.pair.training()`).
+
 {zeros}## Limits
 
 Four million weights and old books: grammar and manner, no facts, no safety. Perplexities are per token of this tokenizer and

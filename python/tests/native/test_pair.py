@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -74,7 +75,12 @@ def test_the_record_is_of_the_files_that_ship(name, pair):
     recorded = member["shipped"]["alice"]
     quality = tl.perplexity(model, tl.pair.texts()["alice"], context=512)
     assert math.isclose(quality.perplexity.value, recorded["perplexity"], rel_tol=1e-9)
-    assert f"{recorded['perplexity']:.2f}" in (FOLDER / f"{name}.md").read_text()
+    text = (FOLDER / f"{name}.md").read_text()
+    assert f"{recorded['perplexity']:.2f}" in text
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert (FOLDER / link).is_file(), link
+    assert "](training.json)" in text
+    assert "pair-loss.png)" in text
     steps = [row["step"] for row in member["log"]]
     assert steps == sorted(steps)
     assert steps[-1] == member["training"]["steps"]

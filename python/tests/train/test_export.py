@@ -126,15 +126,64 @@ def test_numbers_that_are_not_finite_are_an_error(torch, decoder, tmp_path):
 
 def test_a_folder_that_exists_is_kept_unless_told(decoder, tmp_path):
     model = decoder()
-    folder = train.export(model, tmp_path / "m")
-    (folder / "mine.txt").write_text("kept")
+    folder = train.export(model, tmp_path / "m", weights="master")
     with pytest.raises(tl.TritlabError, match="exists; overwrite=True replaces it"):
         train.export(model, folder)
-    assert (folder / "mine.txt").exists()
     train.export(model, folder, overwrite=True)
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
     config = json.loads((folder / "config.json").read_text())
     assert config["quantization_config"]["quantization_mode"] == "offline"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["notes.txt"], "m has notes.txt, so it is no export"),
+        (["config.json", "model.safetensors", "mine"], "m has mine, so it is no export"),
+        (["config.json"], "m has no model.safetensors, so it is no export"),
+        (["config.json", "tokenizer.json"], "m has no model.safetensors"),
+    ],
+)
+def test_a_folder_that_is_no_export_is_never_replaced(decoder, tmp_path, files, message):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for name in files:
+        (folder / name).write_text("kept")
+    with pytest.raises(tl.TritlabError, match=message):
+        train.export(decoder(), folder, overwrite=True)
+    assert {p.name: p.read_text() for p in folder.iterdir()} == dict.fromkeys(files, "kept")
+
+
+def test_an_empty_folder_can_be_replaced_and_a_file_cannot(decoder, tmp_path):
+    model = decoder()
+    (tmp_path / "m").mkdir()
+    train.export(model, tmp_path / "m", overwrite=True)
+    (tmp_path / "file").write_text("kept")
+    for place in (tmp_path / "file", tmp_path / "file" / "inside"):
+        for overwrite in (False, True):
+            with pytest.raises(tl.TritlabError, match="file is a file, and the folder"):
+                train.export(model, place, overwrite=overwrite)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("weights", ["packed", "master"])
+@pytest.mark.parametrize(("part", "key"), [("self_attn", "attention_bias"), ("mlp", "mlp_bias")])
+def test_biases_are_in_the_configuration_or_an_error(
+    torch, decoder, stream, tmp_path, weights, part, key
+):
+    model = decoder()
+    for layer in model.model["layers"]:
+        for linear in layer.get_submodule(part).children():
+            if isinstance(linear, train.BitLinear):
+                linear.bias = torch.nn.Parameter(torch.randn(linear.out_features))
+    with pytest.raises(tl.TritlabError, match=rf'{part}.*_proj has a bias.*"{key}": True'):
+        train.export(model, tmp_path / "m", weights=weights)
+    assert list(tmp_path.iterdir()) == []
+    config = {**model.config.to_dict(), key: True}
+    loaded = tl.Model.load(train.export(model, tmp_path / "m", weights=weights, config=config))
+    difference, same = compare(torch, model, loaded, stream)
+    assert difference < 1e-4
+    assert same > 0.999
 
 
 def test_a_model_without_config_is_an_error(torch, tmp_path):

@@ -41,6 +41,13 @@ def test_help_names_the_commands(run):
     assert "tritlab compare smollm2 --text book.txt" in shown
 
 
+def test_help_names_the_packaged_models(run):
+    from tritlab._models import PACKAGED
+
+    words = run("--help").stdout.replace(",", " ").replace(";", " ").split()
+    assert set(PACKAGED) <= set(words)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_teaches_by_examples(run, command):
     got = run(command, "--help")

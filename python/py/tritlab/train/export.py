@@ -22,6 +22,9 @@ from tritlab.train.quantizers import check_rule, round_weight
 Weights = Literal["packed", "master", "dense"]
 Dtype = Literal["float32", "float16"]
 
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+"""All that an export may consist of; a folder with anything else is not replaced."""
+
 
 def export(
     model: nn.Module,
@@ -47,18 +50,18 @@ def export(
 
     All other tensors are in `dtype`. `config` is what config.json says of the model; by default it
     is asked of `model.config` (`to_dict`, as `Decoder` and the models of `transformers` have it).
-    Tied output heads are left out. The folder appears whole or not at all.
+    Tied output heads are left out. The folder appears whole or not at all; `overwrite` replaces one
+    that is an export itself, and no other.
 
     What is written is the model at λ = 1 (`set_blend`), which is the only one that a file can hold.
 
-    Raises `TritlabError` for a layer that the form cannot hold or that is at another λ, and for
-    numbers that are not finite.
+    Raises `TritlabError` for a layer that the form cannot hold or that is at another λ, for biases
+    that config.json denies, for numbers that are not finite, and for a place that is taken.
     """
     check_rule("weights", weights, Weights)
     check_rule("dtype", dtype, Dtype)
     folder = Path(folder)
-    if folder.exists() and not overwrite:
-        raise TritlabError(f"{folder} exists; overwrite=True replaces it")
+    _check_place(folder, overwrite)
     settings = _settings(model, config)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, BitLinear)}
     for name, layer in layers.items():
@@ -79,6 +82,7 @@ def export(
             "quantization_mode": "offline" if weights == "packed" else "online",
             "modules_to_not_convert": plain or None,
         }
+    _check_biases(model, settings)
     tensors: dict[str, npt.NDArray[Any]] = {}
     for name, value in model.state_dict().items():
         module = name.removesuffix(".weight")
@@ -95,6 +99,41 @@ def export(
         if tokenizer is not None:
             shutil.copyfile(tokenizer, scratch / "tokenizer.json")
     return folder
+
+
+def _check_place(folder: Path, overwrite: bool) -> None:
+    """Raise unless `folder` can be made, or is an export that may be replaced."""
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    if not there.is_dir():
+        raise TritlabError(f"{there} is a file, and the folder {folder} cannot be made there")
+    if there != folder:
+        return
+    if not overwrite:
+        raise TritlabError(f"{folder} exists; overwrite=True replaces it")
+    found = {path.name for path in folder.iterdir()}
+    missing = [name for name in FILES[:2] if found and name not in found]
+    foreign = sorted(found.difference(FILES))
+    if missing or foreign:
+        has = f"has {', '.join(foreign[:3])}" if foreign else f"has no {missing[0]}"
+        raise TritlabError(
+            f"{folder} {has}, so it is no export, and overwrite=True would empty it; "
+            "remove it yourself, or name another folder"
+        )
+
+
+def _check_biases(model: nn.Module, settings: dict[str, Any]) -> None:
+    """Raise for linear layers' biases that readers of BitNet's form would leave out."""
+    if settings.get("model_type") != "bitnet":
+        return
+    keys = {"self_attn": "attention_bias", "mlp": "mlp_bias"}
+    for name, module in model.named_modules():
+        key = next((k for part, k in keys.items() if part in name.split(".")), None)
+        biased = isinstance(module, nn.Linear) and module.bias is not None
+        if biased and key and settings.get(key) is not True:
+            raise TritlabError(
+                f"{name} has a bias, and config.json says there is none; "
+                f'give config={{..., "{key}": True}}, or train without'
+            )
 
 
 def _settings(model: nn.Module, config: dict[str, Any] | None) -> dict[str, Any]:
