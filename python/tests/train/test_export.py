@@ -73,6 +73,42 @@ def test_dense_holds_every_rule(torch, decoder, stream, tmp_path, options):
     assert same > 0.999
 
 
+@pytest.mark.parametrize(
+    ("rule", "formats"),
+    [
+        ("absmean", ["TERNARY", "TERNARY_B3"]),
+        ("twn", ["TERNARY"]),
+        ("sign", ["TERNARY", "SIGN"]),
+        ("centred_sign", ["SIGN"]),
+    ],
+)
+def test_dense_with_one_scale_loaded_as_ternary(torch, decoder, stream, tmp_path, rule, formats):
+    """Codes are found again in dense weights, and activations are rounded as in training."""
+    model = decoder({"weights": rule})
+    folder = train.export(model, tmp_path / "m", weights="dense")
+    for name in formats:
+        difference, same = compare(torch, model, tl.Model.load(folder, name), stream)
+        assert difference < 1e-4
+        assert same > 0.999
+
+
+@pytest.mark.parametrize("group", [32, 64])
+@pytest.mark.parametrize("rule", ["absmean", "twn"])
+def test_groups_run_packed_with_scales_in_float16(torch, decoder, stream, tmp_path, rule, group):
+    model = decoder({"weights": rule, "group": group, "activations": None})
+    folder = train.export(model, tmp_path / "m", weights="dense")
+    loaded = tl.Model.load(folder, f"TERNARY_G{group}+optimal", activations="f32")
+    for name, layer in model.named_modules():
+        if isinstance(layer, train.BitLinear):
+            codes, scales = layer.ternary()
+            matrix = loaded.matrix(f"{name}.weight")
+            np.testing.assert_array_equal(matrix.codes, codes.reshape(layer.weight.shape))
+            np.testing.assert_array_equal(matrix.group_scales, scales[..., 0].half().float())
+    difference, same = compare(torch, model, loaded, stream)
+    assert difference < 1e-4
+    assert same > 0.99  # not 0.999: scales lose up to one part in 2,048
+
+
 @pytest.mark.parametrize("rule", ["twn", "sign", "centred_sign"])
 def test_packed_holds_other_rules_with_one_scale(torch, decoder, stream, tmp_path, rule):
     model = decoder({"weights": rule})

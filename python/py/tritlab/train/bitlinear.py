@@ -29,8 +29,10 @@ class BitLinear(nn.Linear):
     """`nn.Linear` with ternary or 1-bit weights and int8 activations.
 
     `weights` is a rule of `quantizers.ternary`, with one scale for the tensor or one per `group`
-    columns. `activations` is "int8" or "int4" per token, or None for none. `blend` (λ) mixes full
-    precision (0) and rounded values (1) in the forward pass, for a warm-up: see `set_blend`.
+    columns. `activations` is "int8" or "int4" per token, or None for none. Kernels run one scale
+    with int8, and any scales with None; the rest is for studies in PyTorch (see `export`). `blend`
+    (λ) mixes full precision (0) and rounded values (1) in the forward pass, for a warm-up: see
+    `set_blend`.
     `weight` is the full-precision weight that the optimiser moves, float32 [out, in].
     """
 

@@ -41,12 +41,27 @@ def export(
     `weights` says how BitLinear layers are stored:
 
     - `packed`: codes, four to a byte, and `weight_scale`, float32 [1], that multiplies them
-      (`linear_class` autobitlinear, `quantization_mode` offline): what ran in training, exactly.
-      One scale per tensor, and rows that are a multiple of 4;
+      (`linear_class` autobitlinear, `quantization_mode` offline). One scale per tensor, int8
+      activations, a number of rows that is a multiple of 4;
     - `master`: the full-precision weights, made ternary again by whoever loads them (online). Only
-      for the rule absmean with one scale, which is the one that readers apply;
-    - `dense`: codes times scales as plain weights. Readers see ordinary linear layers: they will
-      not quantise activations.
+      for the rule absmean with one scale, which is the one that readers apply, and int8;
+    - `dense`: codes times scales as plain weights, of every rule. Readers see ordinary linear
+      layers: they do not round activations.
+
+    Which of them is the model that was trained, and how it is loaded:
+
+    - one scale, int8 activations: `packed` or `master` by `Model.load(folder)`, or `dense` by
+      `Model.load(folder, "TERNARY")` (or "TERNARY_B3"; "SIGN" for the sign rules). Codes are those
+      of training, the scale is too, to a unit in its last place, and activations are rounded by
+      the same formula; sums are added up in another order than PyTorch's.
+    - any rule and group, no activation rounding: `dense` in float32 by `Model.load(folder)`. The
+      weights are the same bits. Groups of 32, 64, 128 or 256 also run packed, by
+      `Model.load(folder, "TERNARY_G64+optimal", activations="f32")`: the codes of training, scales
+      rounded to float16. Without `+optimal` absmean is applied once more, which shrinks scales.
+    - groups with int8 activations: none is. `TERNARY_G64+optimal` rounds activations by a maximum
+      per 64 channels, training by one per token; `dense` does not round them.
+    - int4 activations: none is. No kernel has them; `dense` holds the weights, and is run with
+      activations that nothing rounds.
 
     All other tensors are in `dtype`. `config` is what config.json says of the model; by default it
     is asked of `model.config` (`to_dict`, as `Decoder` and the models of `transformers` have it).
@@ -157,7 +172,7 @@ def _bitlinear(
     if layer.activations != "int8":
         raise TritlabError(
             f"{module} was trained with activations={layer.activations!r}, and BitNet's form means "
-            "int8; export it as dense"
+            "int8; dense holds its weights, and readers do not round activations then"
         )
     if weights == "master":
         if layer.weights != "absmean":
