@@ -7,11 +7,12 @@ CPU the two run side by side, each with half of the cores; stopped and started a
     pip install 'tritlab[train]' rdata
     python experiments/train_pair.py --data corpus --bf16 --compile --fetch     # hours; results in results/pair
     python experiments/train_pair.py --data corpus --bf16 --compile --publish   # and put them into the package
-    python experiments/train_pair.py --smoke                   # two minutes, toy sizes, no download
+    python experiments/train_pair.py --smoke                   # two minutes, toy sizes, no download; results/pair-smoke
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -32,6 +33,7 @@ from pair import corpus
 from pair import publish as publishing
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tritlab import train
+from tritlab._files import write_atomic
 
 HERE = Path(__file__).parent
 END = "<|endoftext|>"  # id 0, before every document
@@ -71,9 +73,12 @@ def positive(value: float | None) -> float | None:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder of everything that is made.")] = Path(
-        "results/pair"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of everything that is made; results/pair, or results/pair-smoke with --smoke."
+        ),
+    ] = None,
     data: Annotated[Path, typer.Option(help="Folder of the package files with the text.")] = Path(
         "results/corpus"
     ),
@@ -109,6 +114,8 @@ def main(
         )
     if publish and (smoke or member != "both"):
         raise typer.BadParameter("wants both members at full size", param_hint="--publish")
+    if out is None:
+        out = Path("results/pair-smoke" if smoke else "results/pair")
     plan = SMOKE if smoke else PLAN
     device = "cuda" if torch.cuda.is_available() and not smoke else "cpu"
     settings = replace(plan.train, bf16=bf16, compile=compile, device=device)
@@ -151,8 +158,24 @@ def smoke_texts() -> corpus.Corpus:
 
 
 def tokenizer_of(texts: corpus.Corpus, size: int, path: Path) -> Tokenizer:
-    """Byte-level BPE of `size` tokens, trained on the training text unless `path` has it."""
+    """Byte-level BPE of `size` tokens, trained on the training text unless `path` has that one.
+
+    A file beside `path` says what it was made of: another size or text is a usage error.
+    """
+    digest = hashlib.sha256()
+    for document in texts.train.values():
+        digest.update(document.encode() + b"\0")
+    ours = {"vocab_size": size, "text_sha256": digest.hexdigest()}
+    record = path.with_name("tokenizer-made-of.json")
     if path.exists():
+        theirs = json.loads(record.read_text()) if record.exists() else {}
+        for key, value in ours.items():
+            if theirs.get(key) != value:
+                raise typer.BadParameter(
+                    f"{path} is of another run: {key} was {theirs.get(key, 'not written down')} and is "
+                    f"{value}; name another folder, or remove this one",
+                    param_hint="--out",
+                )
         return Tokenizer.from_file(str(path))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -165,7 +188,9 @@ def tokenizer_of(texts: corpus.Corpus, size: int, path: Path) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts.train.values(), trainer)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(path))
+    # In this order: a tokenizer without its record would be refused, a record alone is written again.
+    write_atomic(record, json.dumps(ours, indent=2) + "\n")
+    write_atomic(path, tokenizer.to_str(pretty=True))
     return tokenizer
 
 

@@ -259,11 +259,32 @@ def test_wrong_arguments_of_the_pair_are_usage_errors(script, tmp_path, argument
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("made_of", "message"),
+    [
+        ({"vocab_size": 2048}, "vocab_size was 2048 and is 512"),
+        ({"vocab_size": 512, "text_sha256": "ab"}, "text_sha256 was ab and is"),
+        (None, "vocab_size was not written down"),
+    ],
+)
+def test_a_tokenizer_of_another_run_is_refused(script, tmp_path, made_of, message):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    if made_of is not None:
+        (tmp_path / "tokenizer-made-of.json").write_text(json.dumps(made_of))
+    command = [sys.executable, script, "--smoke", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    words = " ".join(done.stderr.replace("│", " ").split())  # typer draws a box around it
+    assert message in words
+    assert "Traceback" not in done.stderr
+
+
 def test_smoke_run_of_the_pair(script, tmp_path):
     """Both members, 20 steps, and folders that load."""
-    command = [sys.executable, script, "--smoke", "--out", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, script, "--smoke"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    tmp_path /= "results/pair-smoke"  # which a full run does not share
     judged = json.loads((tmp_path / "judged.json").read_text())
     for member in ("full", "ternary"):
         log = rows(tmp_path / member)
