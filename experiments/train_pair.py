@@ -2,7 +2,7 @@
 
 Both have the same architecture (BitNet's block), tokenizer, text, order of the text, number of steps
 and seed. One is trained as usual, one with ternary weights and int8 activations (BitNet b1.58). On a
-CPU the two run side by side, each with half of the cores; stopped and started again, they go on.
+CPU the two run side by side, each with half of the cores; stopped (Ctrl-C, SIGTERM) and started again, they go on.
 
     pip install 'tritlab[train]' rdata
     python experiments/train_pair.py --data corpus --bf16 --compile --fetch     # hours; results in results/pair
@@ -17,7 +17,6 @@ import json
 import math
 import os
 import platform
-import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -29,7 +28,7 @@ import numpy.typing as npt
 import torch
 import tritlab as tl
 import typer
-from pair import corpus
+from pair import corpus, stopping
 from pair import publish as publishing
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tritlab import train
@@ -142,10 +141,12 @@ def side_by_side(threads: int) -> None:
     """Each member in a process of its own."""
     options = [a for a in sys.argv if a != "--publish"]  # which is for both, when they are done
     command = [sys.executable, *options, "--threads", str(threads), "--member"]
-    running = [
-        subprocess.Popen([*command, name, "--position", str(at)]) for at, name in enumerate(MEMBERS)
-    ]
-    failed = [name for name, p in zip(MEMBERS, running, strict=True) if p.wait()]
+    commands = [[*command, name, "--position", str(at)] for at, name in enumerate(MEMBERS)]
+    with stopping.noticed() as stop:
+        codes = stopping.together(commands, stop)
+    failed = [name for name, code in zip(MEMBERS, codes, strict=True) if code]
+    if stop():
+        raise typer.Exit(stop.status)
     if failed:
         raise SystemExit(f"training failed: {', '.join(failed)}; started again, it goes on")
 
@@ -225,7 +226,14 @@ def train_member(
     stream = tokens_of(tokenizer, list(texts.train.values()))
     model = model_of(member, plan)
     trainer = train.Trainer(model, stream, settings, out / member, held_out)
-    trainer.run(label=f"{member:>8}", position=position)
+    with stopping.noticed() as stop:
+        trainer.run(stop=stop, label=f"{member:>8}", position=position)
+    if stop():
+        print(
+            f"{member} stopped at step {trainer.step} of {settings.steps}; started again, it goes on",
+            file=sys.stderr,
+        )
+        raise typer.Exit(stop.status)
     forms: dict[str, dict[str, Any]] = {
         "full": {"full": {"dtype": "float16"}},
         "ternary": {

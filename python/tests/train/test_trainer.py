@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -277,6 +281,57 @@ def test_a_tokenizer_of_another_run_is_refused(script, tmp_path, made_of, messag
     words = " ".join(done.stderr.replace("│", " ").split())  # typer draws a box around it
     assert message in words
     assert "Traceback" not in done.stderr
+
+
+def processes_with(word):
+    """Ids of processes that have `word` in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # one that has just ended
+            if word.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are looked up there")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_parent_ends_the_children_with_a_checkpoint(
+    script, torch, tmp_path, number
+):
+    command = [sys.executable, script, "--smoke", "--out", tmp_path, "--threads", "1"]
+    parent = subprocess.Popen(
+        [*command, "--steps", "100000"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    logs = [tmp_path / member / "log.jsonl" for member in ("full", "ternary")]
+    try:
+        until = time.monotonic() + 120
+        while not all(log.exists() and log.stat().st_size for log in logs):
+            assert parent.poll() is None, parent.stderr.read()
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert len(processes_with(str(tmp_path))) >= 3
+        parent.send_signal(number)
+        said = parent.communicate(timeout=60)[1]
+    finally:
+        parent.kill()
+    assert parent.returncode == 128 + number
+    assert processes_with(str(tmp_path)) == []
+    assert "Traceback" not in said
+    for log in logs:
+        state = torch.load(log.parent / "checkpoint.pt", weights_only=True)
+        assert state["step"] >= rows(log.parent)[-1]["step"] >= 20
+        assert f"{log.parent.name} stopped at step {state['step']} of 100000" in said
+
+
+def test_a_run_that_is_told_to_stop_leaves_a_checkpoint(decoder, stream, tmp_path):
+    config = train.TrainConfig(**SETTINGS)
+    trainer = train.Trainer(decoder(), stream, config, tmp_path)
+    trainer.run(stop=lambda: trainer.step == 3, checkpoint_every=100, progress=False)
+    assert trainer.step == 3
+    assert train.Trainer(decoder(), stream, config, tmp_path).step == 3
 
 
 def test_smoke_run_of_the_pair(script, tmp_path):

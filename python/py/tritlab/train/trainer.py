@@ -106,11 +106,14 @@ class Trainer:
         log_every: int = 20,
         validate_every: int = 250,
         checkpoint_every: int = 100,
+        stop: Callable[[], bool] | None = None,
         progress: bool = True,
         label: str = "training",
         position: int | None = None,
     ) -> None:
-        """Train to the end, or until step `until`; checkpoints at both.
+        """Train to the end, until step `until`, or until `stop` says so; a checkpoint is left.
+
+        `stop` is asked before every step, so that a signal's handler need only note the signal.
 
         A row of the log comes every `log_every` steps, with the loss on the validation tokens every
         `validate_every`, and at the end of the run. `TritlabError` if the loss is not finite.
@@ -136,7 +139,7 @@ class Trainer:
             disable=not progress,
         )
         with bar:
-            while self.step < end:
+            while self.step < end and not (stop is not None and stop()):
                 self._blend(self.step + 1)
                 inputs, targets = (x.to(c.device) for x in self.windows.batch_at(self.step))
                 loss = loss_of(inputs, targets)
@@ -172,6 +175,8 @@ class Trainer:
                     losses, began = [], time.perf_counter()
                 if last or self.step % checkpoint_every == 0:
                     self._save()
+        if self.step < end:
+            self._save()
 
     def validate(self) -> float:
         """Mean loss on the validation tokens, nats per token."""
