@@ -3,10 +3,12 @@
 Both have the same architecture (BitNet's block), tokenizer, text, order of the text, number of steps
 and seed. One is trained as usual, one with ternary weights and int8 activations (BitNet b1.58). On a
 CPU the two run side by side, each with half of the cores; stopped (Ctrl-C, SIGTERM) and started again, they go on.
+Matrix products are in float32 or bfloat16, whichever is faster on the machine: that is timed first, and kept.
+The pair that ships was trained with --dtype bf16 --compile.
 
     pip install 'tritlab[train]' rdata
-    python experiments/train_pair.py --data corpus --bf16 --compile --fetch     # hours; results in results/pair
-    python experiments/train_pair.py --data corpus --bf16 --compile --publish   # and put them into the package
+    python experiments/train_pair.py --data corpus --compile --fetch     # hours; results in results/pair
+    python experiments/train_pair.py --data corpus --compile --publish   # and put them into the package
     python experiments/train_pair.py --smoke                   # two minutes, toy sizes, no download; results/pair-smoke
 """
 
@@ -21,7 +23,7 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +39,7 @@ from tritlab._files import write_atomic
 HERE = Path(__file__).parent
 END = "<|endoftext|>"  # id 0, before every document
 MEMBERS = ("full", "ternary")
+Dtype = Literal["auto", "f32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,13 @@ def main(
         float | None,
         typer.Option(callback=positive, help="Another learning rate of the matrices."),
     ] = None,
-    bf16: Annotated[
-        bool,
-        typer.Option(help="Matrix products in bfloat16 (faster with AVX512-BF16, or on a GPU)."),
-    ] = False,
+    dtype: Annotated[
+        Dtype,
+        typer.Option(
+            help="Of matrix products; auto times a few steps of each on this machine. bf16 is autocast."
+        ),
+    ] = "auto",
+    bf16: Annotated[bool, typer.Option("--bf16", help="Short for --dtype bf16.")] = False,
     publish: Annotated[
         bool, typer.Option(help="Put both members, trained, into the package as its pair.")
     ] = False,
@@ -115,9 +121,11 @@ def main(
         raise typer.BadParameter("wants both members at full size", param_hint="--publish")
     if out is None:
         out = Path("results/pair-smoke" if smoke else "results/pair")
+    if bf16 and dtype == "f32":
+        raise typer.BadParameter("contradicts --dtype f32", param_hint="--bf16")
     plan = SMOKE if smoke else PLAN
     device = "cuda" if torch.cuda.is_available() and not smoke else "cpu"
-    settings = replace(plan.train, bf16=bf16, compile=compile, device=device)
+    settings = replace(plan.train, compile=compile, device=device)
     if steps is not None:
         settings = replace(settings, steps=steps)
     plan = replace(plan, train=settings)
@@ -125,10 +133,16 @@ def main(
         corpus.fetch(data)
     texts = smoke_texts() if smoke else corpus.read(data)
     tokenizer = tokenizer_of(texts, plan.shape.vocab_size, out / "tokenizer.json")
-    if member == "both" and device == "cpu":
-        side_by_side(threads or max(1, (os.cpu_count() or 2) // 2))
+    processors = os.cpu_count() or 1
+    apart = member == "both" and device == "cpu"
+    if threads is None:
+        threads = max(1, processors // 2) if apart else processors
+    torch.set_num_threads(threads)
+    chosen = dtype_of("bf16" if bf16 else dtype, plan, tokenizer, texts, out)
+    plan = replace(plan, train=replace(plan.train, bf16=chosen == "bf16"))
+    if apart:
+        side_by_side(threads)
     else:
-        torch.set_num_threads(threads or os.cpu_count() or 1)
         for name in MEMBERS if member == "both" else (member,):
             train_member(name, plan, texts, tokenizer, out, muon_lr, position)
     if member == "both":
@@ -193,6 +207,39 @@ def tokenizer_of(texts: corpus.Corpus, size: int, path: Path) -> Tokenizer:
     write_atomic(record, json.dumps(ours, indent=2) + "\n")
     write_atomic(path, tokenizer.to_str(pretty=True))
     return tokenizer
+
+
+def dtype_of(
+    asked: Dtype, plan: Plan, tokenizer: Tokenizer, texts: corpus.Corpus, out: Path
+) -> Literal["f32", "bf16"]:
+    """The dtype of both members' matrix products: the one asked for, or the faster one here.
+
+    It is written to dtype.json in `out` and kept there: a training that goes on does so in its own.
+    """
+    path = out / "dtype.json"
+    if path.exists():
+        kept = json.loads(path.read_text())["dtype"]
+        if asked not in ("auto", kept):
+            raise typer.BadParameter(
+                f"{path} says that the training there is in {kept}, not {asked}; name another --out",
+                param_hint="--dtype",
+            )
+        return kept
+    record: dict[str, Any] = {"dtype": asked, "asked": asked}
+    if asked == "auto":
+        stream = tokens_of(tokenizer, list(texts.train.values()))
+        each = [train.step_seconds(model_of(name, plan), stream, plan.train) for name in MEMBERS]
+        seconds = {name: sum(times[name] for times in each) for name in each[0]}
+        record["dtype"] = train.faster(seconds)
+        record["seconds"] = seconds  # of a step of both members, one after the other
+        record["threads"] = torch.get_num_threads()
+        timed = ", ".join(f"{name} {value:.3f} s" for name, value in seconds.items())
+        print(
+            f"training in {record['dtype']}, kept in {path}: a step of both members took {timed} with "
+            f"{record['threads']} thread(s)"
+        )
+    write_atomic(path, json.dumps(record, indent=2) + "\n")
+    return record["dtype"]
 
 
 def tokens_of(tokenizer: Tokenizer, documents: list[str]) -> npt.NDArray[np.uint16]:
@@ -295,6 +342,7 @@ def judge(
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
+    cards["dtype"] = json.loads((out / "dtype.json").read_text())
     cards["packages"] = {name: p.sha256 for name, p in corpus.PACKAGES.items()}
     (out / "judged.json").write_text(json.dumps(cards, indent=2) + "\n")
     return cards

@@ -26,7 +26,7 @@ MOST_BYTES = 10_000_000
 """Of everything that is shipped."""
 
 KINDS = {
-    "full": "in full precision: trained in float32 with bfloat16 products, shipped in F16",
+    "full": "in full precision: trained in float32{products}, shipped in F16",
     "ternary": "trained in ternary (BitNet b1.58: absmean weights, one scale per matrix, int8 activations by absmax per token); "
     "shipped as TQ2_0 with those scales, embedding in Q8_0",
 }
@@ -65,7 +65,7 @@ def publish(trained: Path, texts: corpus.Corpus, judged: dict[str, Any]) -> None
     exported = trained / "exported"
     write_full(exported / "full", pair.FULL)
     write_ternary(exported / "ternary", pair.TERNARY)
-    record: dict[str, Any] = {k: judged[k] for k in ("made_with", "packages")}
+    record: dict[str, Any] = {k: judged[k] for k in ("made_with", "dtype", "packages")}
     record["same_bits"] = same_bits(exported)
     record["members"] = {
         name: judged[name]
@@ -163,6 +163,8 @@ def card(name: str, path: Path, record: dict[str, Any]) -> str:
     other = "ternary" if name == "full" else "full"
     judged = member["scores"]["persuasion"]
     model = tl.Model.load(path)
+    kind = KINDS[name].format(products=" with bfloat16 products" if settings["bf16"] else "")
+    options = f"--dtype {'bf16' if settings['bf16'] else 'f32'}{' --compile' if settings['compile'] else ''}"
     zeros = ""
     if member["zeros"]:
         zeros = "\n".join(
@@ -171,7 +173,7 @@ def card(name: str, path: Path, record: dict[str, Any]) -> str:
     return f"""\
 # `pair-{name}`
 
-A toy language model of {model.n_params / 1e6:.2f} M weights, {KINDS[name]}. It is half of a pair: [{other}.md]({other}.md)
+A toy language model of {model.n_params / 1e6:.2f} M weights, {kind}. It is half of a pair: [{other}.md]({other}.md)
 is its twin, with the same architecture, tokenizer, text, order of the text, steps and seed. The pair exists to measure what
 ternary weights cost. **It writes pastiche and knows nothing.**
 
@@ -209,7 +211,7 @@ The figure is in the repository; its numbers, every row of the training's log, a
 Four million weights and old books: grammar and manner, no facts, no safety. Perplexities are per token of this tokenizer and
 cannot be set beside other models'; bits per byte can.
 
-`python experiments/train_pair.py --data corpus --bf16 --compile --fetch --publish` makes both again; on another machine or with other
+`python experiments/train_pair.py --data corpus {options} --fetch --publish` makes both again; on another machine or with other
 versions the last digits differ.
 """
 

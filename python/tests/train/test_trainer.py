@@ -283,6 +283,62 @@ def test_a_tokenizer_of_another_run_is_refused(script, tmp_path, made_of, messag
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("bf16", [{"bf16": 0.9}, {"bf16": 0.96}, {}])
+def test_bf16_is_chosen_where_it_saves_time(bf16):
+    assert train.faster({"f32": 1.0, **bf16}) == ("bf16" if bf16.get("bf16") == 0.9 else "f32")
+
+
+def test_steps_are_timed_in_each_dtype(decoder, torch, stream, monkeypatch):
+    """Both dtypes are run, in what they are called, and the model stays as it was."""
+    from tritlab.train import dtype
+
+    seen = []
+
+    def slow_in_f32(model, inputs, targets, device, bf16):
+        seen.append((tuple(inputs.shape), bf16))
+        loss = train.trainer.batch_loss(model, inputs, targets, device, bf16)
+        time.sleep(0.0 if bf16 else 0.3)
+        return loss
+
+    monkeypatch.setattr(dtype, "batch_loss", slow_in_f32)
+    model = decoder()
+    before = [p.clone() for p in model.parameters()]
+    seconds = train.step_seconds(model, stream, train.TrainConfig(**SETTINGS), steps=2)
+    assert seen == [((4, 32), False), ((4, 32), True)] * 3
+    assert train.faster(seconds) == "bf16"
+    assert seconds["f32"] > seconds["bf16"] > 0
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_bf16_products_are_in_bfloat16(decoder, torch, stream, tmp_path):
+    model = decoder()
+    seen = []
+    projection = model.model["layers"][0].mlp.up_proj
+    projection.register_forward_hook(lambda _module, _inputs, y: seen.append(y.dtype))
+    config = train.TrainConfig(**SETTINGS, bf16=True)
+    train.Trainer(model, stream, config, tmp_path).run(until=1, progress=False)
+    assert set(seen) == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("asked", ["f32", "bf16"])
+def test_a_dtype_is_kept_when_training_goes_on(script, torch, tmp_path, asked):
+    command = [sys.executable, script, "--smoke", "--out", tmp_path, "--member", "full"]
+    first = [*command, "--steps", "2", "--dtype", asked]
+    subprocess.run(first, check=True, capture_output=True, timeout=120)
+    again = subprocess.run(
+        [*command, "--steps", "2"], check=True, capture_output=True, text=True, timeout=120
+    )
+    assert "training in" not in again.stdout, "it was timed again"
+    state = torch.load(tmp_path / "full/checkpoint.pt", weights_only=True)
+    assert state["config"]["bf16"] == (asked == "bf16")
+    other = [*command, "--steps", "2", "--dtype", "f32" if asked == "bf16" else "bf16"]
+    done = subprocess.run(other, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert f"is in {asked}, not" in " ".join(done.stderr.replace("│", " ").split())
+
+
 def processes_with(word):
     """Ids of processes that have `word` in their command line."""
     found = []
@@ -341,8 +397,12 @@ def test_smoke_run_of_the_pair(script, tmp_path):
     assert done.returncode == 0, done.stderr
     tmp_path /= "results/pair-smoke"  # which a full run does not share
     judged = json.loads((tmp_path / "judged.json").read_text())
+    assert judged["dtype"]["asked"] == "auto"
+    assert f"training in {judged['dtype']['dtype']}, kept in" in done.stdout
+    assert set(judged["dtype"]["seconds"]) == {"f32", "bf16"}
     for member in ("full", "ternary"):
         log = rows(tmp_path / member)
+        assert judged[member]["training"]["bf16"] == (judged["dtype"]["dtype"] == "bf16")
         assert log[-1]["step"] == 20
         assert log[-1]["validation"] < 6.0  # ln 512 = 6.24 is what knows nothing
         scores = judged[member]["scores"]["persuasion"]

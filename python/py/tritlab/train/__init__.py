@@ -22,6 +22,7 @@ except ImportError as missing:
 
 from tritlab.train.bitlinear import BitLinear, replace_linear, set_blend
 from tritlab.train.decoder import Decoder, DecoderConfig
+from tritlab.train.dtype import faster, step_seconds
 from tritlab.train.export import export
 from tritlab.train.optimizer import Optimizer, schedule
 from tritlab.train.quantizers import round_activations, round_weight, ternary
@@ -38,10 +39,12 @@ __all__ = [
     "Windows",
     "cross_entropy",
     "export",
+    "faster",
     "replace_linear",
     "round_activations",
     "round_weight",
     "schedule",
     "set_blend",
+    "step_seconds",
     "ternary",
 ]

@@ -190,9 +190,7 @@ class Trainer:
             set_blend(self.model, min(1.0, step / self.config.blend_steps))
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        with _precision(self.config.device, self.config.bf16):
-            logits = self.model(inputs)
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        return batch_loss(self.model, inputs, targets, self.config.device, self.config.bf16)
 
     def _log(self, row: dict[str, float]) -> None:
         with self.log_path.open("a") as log:
@@ -218,6 +216,18 @@ class Trainer:
         rows = [line for line in self.log_path.read_text().splitlines(True) if line.endswith("\n")]
         kept = [row for row in rows if json.loads(row)["step"] <= self.step]
         write_atomic(self.log_path, "".join(kept))
+
+
+def batch_loss(
+    model: nn.Module, inputs: Tensor, targets: Tensor, device: str, bf16: bool
+) -> Tensor:
+    """Mean loss of a batch in nats per token, to be differentiated.
+
+    `inputs` and `targets` are int64 [batch, time], on `device` as `model` is.
+    """
+    with _precision(device, bf16):
+        logits = model(inputs)
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
 
 @torch.no_grad()
@@ -262,4 +272,4 @@ def _in_order(
 def _precision(device: str, bf16: bool) -> contextlib.AbstractContextManager[Any]:
     if not bf16:
         return contextlib.nullcontext()
-    return torch.autocast(device, dtype=torch.bfloat16)
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
