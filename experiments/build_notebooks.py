@@ -85,6 +85,14 @@ def main() -> None:
         parser.error(
             f"no notebook begins with {unknown[0]!r}: there are {', '.join(s.stem for s in every)}"
         )
+    if not options.names:  # one that was asked for by name says itself what it lacks
+        for source in [s for s in chosen if build.missing(s)]:
+            lacking = ", ".join(build.missing(source))
+            print(
+                f"{source.name} WAS NOT RUN, its files stay: {lacking} not installed",
+                file=sys.stderr,
+            )
+            chosen.remove(source)
     failed: list[str] = []
     if not options.index:
         lock = threading.Lock()

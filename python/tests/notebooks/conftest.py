@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 
 MISSING = [
     name
@@ -22,3 +23,12 @@ if MISSING and not os.environ.get("TRITLAB_CI"):
 def pytest_terminal_summary(terminalreporter):
     if MISSING:
         terminalreporter.write_line(SAYS)
+        return
+    from tritlab.notebook import build
+
+    for source in build.sources(Path(__file__).parents[3] / "experiments"):
+        if lacking := build.missing(source):
+            terminalreporter.write_line(
+                f"**** notebook {source.stem} WAS NOT CHECKED: {', '.join(lacking)} not installed "
+                "(pip install 'tritlab[train]') ****"
+            )

@@ -57,6 +57,13 @@ def test_a_notebook_becomes_an_entry(source):
     assert build.same_source(path, path.with_suffix(".ipynb")) == "there is no 01-so.ipynb"
 
 
+def test_packages_that_a_notebook_needs_are_named_if_they_are_missing(source):
+    text = FIRST + "# **Needs.** numpy, no_such_package (`pip install it`). Words.\n\n" + LAST
+    assert build.missing(source(text)) == ["no_such_package"]
+    assert build.missing(source(text.replace("no_such_package", "pandas"))) == []
+    assert build.missing(source(FIRST + LAST)) == []
+
+
 def test_a_verdict_that_does_not_hold_names_cell_and_condition(source):
     path = source(FIRST + LAST.replace("1 == 1", "1 == 2"))
     with pytest.raises(

@@ -20,14 +20,16 @@ def test_there_are_notebooks_and_all_of_them_have_sources():
     assert {s.stem for s in SOURCES} == {path.stem for path in FOLDER.glob("*.ipynb")}
 
 
+def marks(source):
+    """Large ones are for `make test-large`; the summary says which lack a package (conftest.py)."""
+    found = [pytest.mark.large] if build.is_large(source) else []
+    if lacking := build.missing(source):
+        found.append(pytest.mark.skip(reason=f"not installed: {', '.join(lacking)}"))
+    return found
+
+
 @pytest.mark.notebooks
-@pytest.mark.parametrize(
-    "source",
-    [
-        pytest.param(s, id=s.stem, marks=[pytest.mark.large] if build.is_large(s) else [])
-        for s in SOURCES
-    ],
-)
+@pytest.mark.parametrize("source", [pytest.param(s, id=s.stem, marks=marks(s)) for s in SOURCES])
 def test_the_verdict_holds(source):
     entry = build.entry(source, build.run(source, timeout=300))
     assert entry.verdict

@@ -2,11 +2,14 @@
 
 A source is a jupytext file in the py:percent format, `NN-question.py`. Its first cell is Markdown:
 the question as heading, then `**Claim.**` and `**How it could fail.**`; a paragraph `**Large.**`
-says what a notebook needs that tests do not have. Its last cell gives a `tritlab.notebook.verdict`.
+says what a notebook needs that tests do not have, and `**Needs.** torch, …` names packages beside
+those of the extra `notebooks`, without which it is not run. Its last cell gives a
+`tritlab.notebook.verdict`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import tempfile
@@ -24,9 +27,9 @@ try:
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-except ImportError as missing:
+except ImportError as absent:
     raise NotInstalledError(
-        f"notebooks need {missing.name}; run: pip install 'tritlab[notebooks]'"
+        f"notebooks need {absent.name}; run: pip install 'tritlab[notebooks]'"
     ) from None
 
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -56,6 +59,15 @@ def sources(folder: Path) -> list[Path]:
 def is_large(source: Path) -> bool:
     """Whether the first cell says that it needs more than tests have."""
     return any(p.startswith("**Large.**") for p in read(source).cells[0].source.split("\n\n"))
+
+
+def missing(source: Path) -> list[str]:
+    """Packages that the first cell says it needs and that are not installed."""
+    for paragraph in read(source).cells[0].source.split("\n\n"):
+        if found := re.match(r"\*\*Needs\.\*\* ([\w, ]+)", paragraph):
+            names = found[1].replace(",", " ").split()
+            return [name for name in names if importlib.util.find_spec(name) is None]
+    return []
 
 
 def read(source: Path) -> Any:

@@ -16,7 +16,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from tritlab._files import write_atomic
 from tritlab.errors import TritlabError
@@ -130,6 +129,8 @@ class Trainer:
         loss_of = torch.compile(self._loss) if c.compile else self._loss
         losses: list[Tensor] = []
         began = time.perf_counter()
+        from tqdm.auto import tqdm  # which warns, when imported, in a notebook without widgets
+
         bar = tqdm(
             total=c.steps,
             initial=self.step,
