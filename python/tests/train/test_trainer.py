@@ -217,7 +217,7 @@ def test_a_checkpoint_of_other_tokens_is_refused(decoder, stream, tmp_path):
     assert train.Trainer(decoder(), stream.astype("int64"), config, tmp_path).step == 1
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "cut", "other"])
+@pytest.mark.parametrize("damage", ["empty", "text", "cut", "byte", "other"])
 def test_a_damaged_checkpoint_is_named(decoder, torch, stream, tmp_path, damage):
     config = train.TrainConfig(**SETTINGS)
     train.Trainer(decoder(), stream, config, tmp_path).run(until=1, progress=False)
@@ -226,7 +226,10 @@ def test_a_damaged_checkpoint_is_named(decoder, torch, stream, tmp_path, damage)
     if damage == "other":
         torch.save({"step": 1}, path)
     else:
-        path.write_bytes({"empty": b"", "text": b"no zip", "cut": whole[:-1000]}[damage])
+        half = len(whole) // 2
+        byte = whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :]
+        damaged = {"empty": b"", "text": b"no zip", "cut": whole[:-1000], "byte": byte}
+        path.write_bytes(damaged[damage])
     with pytest.raises(tl.TritlabError, match=r"checkpoint\.pt is damaged or no checkpoint"):
         train.Trainer(decoder(), stream, config, tmp_path)
 
