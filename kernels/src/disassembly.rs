@@ -10,7 +10,7 @@
 //! weights, and for products of several tokens by the tokens, that is [`Counts`].
 //!
 //! The hot loop is, among the innermost loops that were executed (a loop is a branch backwards inside a function), the
-//! one that executed most dot products, or most instructions where there are none.
+//! one that executed most dot products (or look-ups of their sums), or most instructions where there are none.
 //!
 //! # Caveats
 //!

@@ -69,7 +69,7 @@ fn product(kernel: &Kernel, ops: &'static Ops, format: Format, times: usize) -> 
 
 /// A kernel that takes whole matrices: so many rows and tokens that what is done once for either is little, as in use.
 fn whole_product(format: Format, whole: Whole, times: usize) -> Result<Work> {
-    let (rows, cols, tokens) = (512, times * 256, 40);
+    let (rows, cols, tokens) = (256, times * 256, 40);
     let panels = Panels::pack(&Matrix::quantize(format, rows, cols, &painted(rows * cols))?)?;
     let acts = Acts::quantize(format.info().activation, &painted(tokens * cols), tokens, cols)?;
     let mut out = vec![0.0; tokens * rows];
