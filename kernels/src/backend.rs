@@ -94,7 +94,7 @@ impl Backend {
     fn pays(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Backend::Avx512Lut => crate::isa::avx512_lut::pays(),
+            Backend::Avx512Lut => crate::isa::zen5::here(),
             _ => true,
         }
     }

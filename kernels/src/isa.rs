@@ -71,6 +71,8 @@ pub(crate) mod avx512;
 pub(crate) mod avx512_lut;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod zen5;
 
 /// Work that wants the token's instructions; see [`Isa::vectorize`].
 pub(crate) trait Op {
@@ -112,6 +114,13 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn prefetch(self, x: &[u8; 64], ahead: usize) {
         let _ = (x, ahead);
+    }
+    /// How far ahead a product of one token asks for its lines, in bytes, as measured (benches/LOG.md): about the time of
+    /// a read from memory. First of plain codes of one or two bits, then of base 3 and of sub-blocks. 0: not at all, which
+    /// leaves it to the hardware.
+    #[inline(always)]
+    fn ahead(self) -> [usize; 2] {
+        [2048, 0]
     }
     /// `(byte >> shift) & mask` in every byte, to the left where `shift` is negative. The mask has only bits
     /// that the shift fills from the byte itself.

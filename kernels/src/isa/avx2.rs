@@ -61,6 +61,10 @@ impl Isa for Avx2 {
         })
     }
     #[inline(always)]
+    fn ahead(self) -> [usize; 2] {
+        super::zen5::ahead()
+    }
+    #[inline(always)]
     fn prefetch(self, x: &[u8; 64], ahead: usize) {
         // A prefetch reads nothing that a program could see and never faults: any address will do.
         proven!(self, _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(ahead).cast()))

@@ -11,17 +11,6 @@ use super::{Isa, Lookup, Words};
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Lut(Avx512);
 
-/// Whether this core permutes 32 words as often as it multiplies 64 bytes.
-pub(crate) fn pays() -> bool {
-    // "AuthenticAMD", and the family: base and extended (AMD64 Architecture Programmer's Manual, volume 3, E.3.1 and
-    // E.3.2). Family 1Ah is Zen 5.
-    let vendor = __cpuid(0);
-    let amd =
-        [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD";
-    let signature = __cpuid(1).eax;
-    amd && (signature >> 8 & 15) + (signature >> 20 & 255) >= 0x1a
-}
-
 impl Lookup for Avx512Lut {
     type Vectors = Avx512;
     type Lanes = __m512i;

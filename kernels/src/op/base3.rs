@@ -129,7 +129,13 @@ fn telescoped<I: Isa, const V: usize>(
     let mut sums = [[isa.splat_i32(0); 2]; V];
     let (whole, rest) = a.as_chunks::<DIGITS>();
     let mut fours = lines.chunks_exact(4);
+    let ahead = isa.ahead()[1];
     for (a, four) in whole.iter().zip(&mut fours) {
+        if ahead > 0 {
+            for line in four {
+                isa.prefetch(&line.0, ahead);
+            }
+        }
         add_bytes(isa, four, v0, a, &mut sums);
     }
     if let (false, Some(four)) = (rest.is_empty(), fours.next()) {

@@ -31,14 +31,15 @@ use crate::panel::{
 
 use super::product::{Kernel, Panel};
 
-/// How far ahead of a single token's product the lines of [`far`] formats are asked for, in bytes: the time of a
-/// read from memory. As measured: half and twice as far are both slower.
-const AHEAD: usize = 2048;
-
-/// Whether lines are asked for by [`AHEAD`] too. As measured: it helps codes of one or two bits without sub-blocks,
-/// whose lines are used up slowly, and is in the way of the hardware's own prefetch elsewhere.
-const fn far(codes: &Codes) -> bool {
+/// Codes of one or two bits without sub-blocks, whose lines are used up slowly.
+const fn slow(codes: &Codes) -> bool {
     codes.bits <= 2 && codes.sub_len.is_none()
+}
+
+/// Whether one token's products are summed in two sets, half a chunk each: with one, each waits for the one before,
+/// as long as two others take. Groups of 32 and sub-blocks have sums of their own anyway.
+const fn alternate<I: Isa, C: CodedFormat, const N: usize>() -> bool {
+    N == 1 && I::VECTORS == 4 && slow(&C::CODES) && !matches!(C::INFO.activation, Grouping::Group32)
 }
 
 /// Steps of four columns in a chunk.
@@ -137,6 +138,12 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     let dx: [&[f32]; N] = std::array::from_fn(|t| &acts.scales(t0 + t)[..geometry.groups]);
     let sums: [&[i32]; N] = std::array::from_fn(|t| &acts.sums(t0 + t)[..geometry.groups]);
 
+    let ahead = match codes.sub_len {
+        None if slow(&codes) => isa.ahead()[0],
+        // Three bits alone are read slower when asked for.
+        Some(_) if codes.bits != 3 => isa.ahead()[1],
+        _ => 0,
+    };
     let mut acc = [[isa.splat(0.0); N]; V];
     let mut chunk = 0;
     for (g, group) in panel.lines.chunks_exact(geometry.group_lines().max(1)).enumerate() {
@@ -165,6 +172,7 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
         }
         // Begin with what makes up for the unsigned codes: (bias - zero) times the sum of a.
         let mut sum = [[isa.splat_i32(0); N]; V];
+        let mut other = [[isa.splat_i32(0); N]; V];
         let mut offsets = [[0; 16]; N];
         for t in 0..N {
             match codes.sub_len {
@@ -185,13 +193,18 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
             for (c, lines) in lines.chunks_exact(chunk_lines(&codes)).enumerate() {
                 let a: [&[[i8; 4]; STEPS]; N] = std::array::from_fn(|t| &a[t][chunk]);
                 chunk += 1;
-                if N == 1 && const { far(&C::CODES) } {
+                if N == 1 && ahead > 0 {
                     for line in &lines[..chunk_lines(&codes)] {
-                        isa.prefetch(&line.0, AHEAD);
+                        isa.prefetch(&line.0, ahead);
                     }
                 }
                 let Some(len) = codes.sub_len else {
-                    steps::<I, C, V, N>(isa, lines, v0, 0..STEPS, a, &mut sum);
+                    if const { alternate::<I, C, N>() } {
+                        steps::<I, C, V, N>(isa, lines, v0, 0..STEPS / 2, a, &mut sum);
+                        steps::<I, C, V, N>(isa, lines, v0, STEPS / 2..STEPS, a, &mut other);
+                    } else {
+                        steps::<I, C, V, N>(isa, lines, v0, 0..STEPS, a, &mut sum);
+                    }
                     continue;
                 };
                 for part in 0..CHUNK / len {
@@ -218,6 +231,13 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
                             };
                         }
                     }
+                }
+            }
+        }
+        if const { alternate::<I, C, N>() } {
+            for v in 0..V {
+                for t in 0..N {
+                    sum[v][t] = isa.add_i32(sum[v][t], other[v][t]);
                 }
             }
         }
