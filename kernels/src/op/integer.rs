@@ -67,13 +67,13 @@ impl<C: CodedFormat> Kernel for Integer<C> {
 }
 
 /// Vectors and tokens of a tile, as measured (benches/LOG.md): what a product keeps in registers besides its
-/// sums decides. With sub-blocks that is a second set of integer sums, so tiles are small, and tall because their
-/// codes cost the most to unpack; with groups of 32 the f32 sums are in use every 8 steps.
+/// sums decides. With sub-blocks that is a second set of integer sums, so tiles are small; with groups of 32 the f32
+/// sums are in use every 8 steps.
 const fn shape<I: Isa, C: CodedFormat>() -> (usize, usize) {
     match (I::VECTORS, I::TOKENS) {
-        // Sub-blocks of 32 in two planes (Q5_K): the codes cost most of all to unpack.
-        (4, 6..) if matches!(C::CODES.sub_len, Some(32)) && planes(&C::CODES)[1].bits > 0 => (2, 6),
-        (4, 6..) if C::CODES.sub_len.is_some() => (1, 12),
+        // Two planes of two bits and one: a tall tile, which unpacks for twice as many tokens.
+        (4, 6..) if C::CODES.sub_len.is_some() && C::CODES.bits == 3 => (1, 12),
+        (4, 6..) if C::CODES.sub_len.is_some() => (2, 6),
         (4, 6..) if matches!(C::INFO.activation, Grouping::Group32) => (2, 6),
         (4, 6..) => (4, 6),
         (_, 4..) => (1, 4),
@@ -139,6 +139,7 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     let sums: [&[i32]; N] = std::array::from_fn(|t| &acts.sums(t0 + t)[..geometry.groups]);
 
     let ahead = match codes.sub_len {
+        _ if N > 1 => 0,
         None if slow(&codes) => isa.ahead()[0],
         // Three bits alone are read slower when asked for.
         Some(_) if codes.bits != 3 => isa.ahead()[1],
@@ -193,7 +194,7 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
             for (c, lines) in lines.chunks_exact(chunk_lines(&codes)).enumerate() {
                 let a: [&[[i8; 4]; STEPS]; N] = std::array::from_fn(|t| &a[t][chunk]);
                 chunk += 1;
-                if N == 1 && ahead > 0 {
+                if ahead > 0 {
                     for line in &lines[..chunk_lines(&codes)] {
                         isa.prefetch(&line.0, ahead);
                     }
