@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tritlab._files import folder_atomic, write_atomic
 from tritlab._native import Ternary
 from tritlab.errors import TritlabError
+from tritlab.train import exportable
 from tritlab.train.bitlinear import BitLinear
 from tritlab.train.quantizers import check_rule, round_weight
 
@@ -65,8 +66,9 @@ def export(
 
     All other tensors are in `dtype`. `config` is what config.json says of the model; by default it
     is asked of `model.config` (`to_dict`, as `Decoder` and the models of `transformers` have it).
-    Tied output heads are left out. The folder appears whole or not at all; `overwrite` replaces one
-    that is an export itself, and no other.
+    Tied output heads are left out; a head that is not tied has to be plain unless the form is
+    `dense`. Wrappers (`torch.compile`, `DataParallel`) are looked through. The folder appears whole
+    or not at all; `overwrite` replaces one that is an export itself, and no other.
 
     What is written is the model at λ = 1 (`set_blend`), which is the only one that a file can hold.
 
@@ -77,8 +79,12 @@ def export(
     check_rule("dtype", dtype, Dtype)
     folder = Path(folder)
     _check_place(folder, overwrite)
+    model = exportable.unwrapped(model)
     settings = _settings(model, config)
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, BitLinear)}
+    # Under every name: state_dict has a shared layer's weight once for each of its places.
+    modules = dict(model.named_modules(remove_duplicate=False))
+    layers = {n: m for n, m in modules.items() if isinstance(m, BitLinear)}
+    exportable.check_head(model, bool(settings.get("tie_word_embeddings")), weights == "dense")
     for name, layer in layers.items():
         if layer.blend.item() != 1.0:
             raise TritlabError(
@@ -87,7 +93,7 @@ def export(
                 "set_blend(model, 1.0) first"
             )
     if layers and weights != "dense":
-        plain = [n for n, m in model.named_modules() if type(m) is nn.Linear]
+        plain = [n for n, m in modules.items() if type(m) is nn.Linear]
         # A list without the head makes it BitLinear too, also where it is the embedding.
         if plain and "lm_head" not in plain:
             plain.append("lm_head")
@@ -97,7 +103,7 @@ def export(
             "quantization_mode": "offline" if weights == "packed" else "online",
             "modules_to_not_convert": plain or None,
         }
-    _check_biases(model, settings)
+    exportable.check_biases(modules, settings)
     tensors: dict[str, npt.NDArray[Any]] = {}
     for name, value in model.state_dict().items():
         module = name.removesuffix(".weight")
@@ -134,21 +140,6 @@ def _check_place(folder: Path, overwrite: bool) -> None:
             f"{folder} {has}, so it is no export, and overwrite=True would empty it; "
             "remove it yourself, or name another folder"
         )
-
-
-def _check_biases(model: nn.Module, settings: dict[str, Any]) -> None:
-    """Raise for linear layers' biases that readers of BitNet's form would leave out."""
-    if settings.get("model_type") != "bitnet":
-        return
-    keys = {"self_attn": "attention_bias", "mlp": "mlp_bias"}
-    for name, module in model.named_modules():
-        key = next((k for part, k in keys.items() if part in name.split(".")), None)
-        biased = isinstance(module, nn.Linear) and module.bias is not None
-        if biased and key and settings.get(key) is not True:
-            raise TritlabError(
-                f"{name} has a bias, and config.json says there is none; "
-                f'give config={{..., "{key}": True}}, or train without'
-            )
 
 
 def _settings(model: nn.Module, config: dict[str, Any] | None) -> dict[str, Any]:
