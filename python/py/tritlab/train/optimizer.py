@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tritlab.errors import TritlabError
+
 
 def schedule(step: int, steps: int, warmup: float = 0.05, decay: float = 0.5) -> float:
     """Factor of the learning rate at `step` of `steps`.
@@ -26,21 +28,39 @@ def schedule(step: int, steps: int, warmup: float = 0.05, decay: float = 0.5) ->
 class Optimizer:
     """Two optimisers that step together.
 
-    `muon_lr` is for every matrix but the embedding, `adam_lr` for embedding and norms. Without
-    weight decay: with Muon and few tokens it only costs.
+    `muon_lr` is for every matrix but embeddings (`nn.Embedding`, parameters with "embed" in their
+    own name, `lm_head`), `adam_lr` for these and the norms. Without weight decay: with Muon and few
+    tokens it only costs.
     """
 
     def __init__(self, model: nn.Module, muon_lr: float, adam_lr: float) -> None:
+        tables = (nn.Embedding, nn.EmbeddingBag)
+        embeddings = {
+            parameter
+            for module in model.modules()
+            if isinstance(module, tables)
+            for parameter in module.parameters(recurse=False)
+        }
         matrices: list[nn.Parameter] = []
         rest: list[nn.Parameter] = []
         for name, parameter in model.named_parameters():
-            is_matrix = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
-            (matrices if is_matrix else rest).append(parameter)
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.0, momentum=0.95, nesterov=True),
-            torch.optim.Adam(rest, lr=adam_lr, betas=(0.9, 0.95)),
-        ]
-        self.rates = [muon_lr, adam_lr]
+            *owners, own = name.split(".")
+            looked_up = parameter in embeddings or "embed" in own or "lm_head" in owners
+            (matrices if parameter.ndim == 2 and not looked_up else rest).append(parameter)
+        if not matrices and not rest:
+            raise TritlabError(f"{type(model).__name__} has no parameters to train")
+        self.parts: list[torch.optim.Optimizer] = []
+        self.rates: list[float] = []
+        if matrices:  # PyTorch's optimisers refuse an empty list
+            self.parts.append(
+                torch.optim.Muon(
+                    matrices, lr=muon_lr, weight_decay=0.0, momentum=0.95, nesterov=True
+                )
+            )
+            self.rates.append(muon_lr)
+        if rest:
+            self.parts.append(torch.optim.Adam(rest, lr=adam_lr, betas=(0.9, 0.95)))
+            self.rates.append(adam_lr)
 
     def step(self, factor: float) -> None:
         """One step at `factor` times the learning rates; gradients are cleared."""

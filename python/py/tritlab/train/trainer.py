@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from torch.nn import functional as F
 
 from tritlab._files import write_atomic
 from tritlab.errors import TritlabError
-from tritlab.train import checkpoint
+from tritlab.train import checkpoint, log
 from tritlab.train.bitlinear import set_blend
 from tritlab.train.optimizer import Optimizer, schedule
-from tritlab.train.windows import Windows
+from tritlab.train.windows import Windows, checked
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,9 @@ class TrainConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "context"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise TritlabError(f"{name}={value!r} is not a whole number from 1 up")
+        for name, least in (("steps", 1), ("batch", 1), ("context", 1), ("seed", 0)):
+            self._whole(name, least)
+        self._whole("blend_steps")
         for name, most in (
             ("muon_lr", math.inf),
             ("adam_lr", math.inf),
@@ -55,7 +55,8 @@ class TrainConfig:
             ("decay", 1),
         ):
             value = getattr(self, name)
-            if not (0 <= value <= most and math.isfinite(value)):  # NaN is neither
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if not (number and 0 <= value <= most and math.isfinite(value)):  # NaN is neither
                 upper = "up" if most == math.inf else f"to {most}"
                 raise TritlabError(f"{name}={value!r} is not a finite number from 0 {upper}")
         if not self.clip > 0:
@@ -66,12 +67,22 @@ class TrainConfig:
                 "would end with weights that are not rounded yet"
             )
 
+    def _whole(self, name: str, least: int | None = None) -> None:
+        """Make the field an int, from NumPy's too: a checkpoint knows settings by their `repr`."""
+        value = getattr(self, name)
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or (least is not None and value < least):
+            least = 0 if least is None else least
+            raise TritlabError(f"{name}={value!r} is not a whole number from {least} up")
+        object.__setattr__(self, name, int(value))
+
 
 class Trainer:
     """Trains `model` on `windows`, leaving a log and checkpoints in `folder`.
 
     Stopped and started again, it goes on from the last checkpoint, and comes to the same weights as
-    without the stop (same machine, same number of threads). A checkpoint of other tokens, another
+    without the stop (same machine, same number of threads): a checkpoint has PyTorch's random state
+    too, which dropout draws from. A checkpoint of other tokens, another
     model (its sizes, its rules of rounding) or another configuration is a `TritlabError` that says
     what differs, and so is one that is damaged.
     """
@@ -85,6 +96,11 @@ class Trainer:
         validation: npt.NDArray[Any] | None = None,
     ) -> None:
         folder = Path(folder)
+        vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
+        tokens = checked("tokens", tokens, vocabulary)
+        if validation is not None:
+            validation = checked("validation", validation, vocabulary)
+            _require_window(validation, config.context)
         self.config, self.folder, self.validation = config, folder, validation
         self.model = model.to(config.device)
         self.windows = Windows(tokens, config.context, config.batch, config.seed)
@@ -92,10 +108,19 @@ class Trainer:
         self.step = 0
         self.identity = checkpoint.identity(config, self.model, tokens)
         self.log_path, self.checkpoint_path = folder / "log.jsonl", folder / "checkpoint.pt"
-        folder.mkdir(parents=True, exist_ok=True)
+        self.losses: list[Tensor] = []  # since the last row of the log
+        self.random: dict[str, Any] | None = None  # of a checkpoint, to be taken up by `run`
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise TritlabError(
+                f"{folder} cannot be a training's folder: there is a file in its place"
+            ) from None
         if self.checkpoint_path.exists():
             self._resume()
         else:
+            if self.log_path.exists():
+                log.rows(self.log_path)  # an error unless it is of a training, stopped early
             self.log_path.write_text("")
 
     def run(
@@ -127,8 +152,8 @@ class Trainer:
         c = self.config
         end = c.steps if until is None else min(c.steps, until)
         loss_of = torch.compile(self._loss) if c.compile else self._loss
-        losses: list[Tensor] = []
-        began = time.perf_counter()
+        self._take_up_random()
+        began, since = time.perf_counter(), self.step
         from tqdm.auto import tqdm  # which warns, when imported, in a notebook without widgets
 
         bar = tqdm(
@@ -149,20 +174,16 @@ class Trainer:
                 factor = schedule(self.step, c.steps, c.warmup, c.decay)
                 self.optimizer.step(factor)
                 self.step += 1
-                losses.append(loss.detach())
+                self.losses.append(loss.detach())
                 bar.update(1)
                 last = self.step == end
                 validates = self.validation is not None and (
                     last or self.step % validate_every == 0
                 )
                 if last or validates or self.step % log_every == 0:
-                    mean = torch.stack(losses).mean().item()
-                    if not math.isfinite(mean):
-                        raise TritlabError(
-                            f"the loss is {mean} at step {self.step}; see {self.log_path}"
-                        )
+                    mean = self._mean_loss()
                     spent = time.perf_counter() - began
-                    rate = len(losses) * c.batch * c.context / spent
+                    rate = (self.step - since) * c.batch * c.context / spent
                     row = {
                         "step": self.step,
                         "loss": mean,
@@ -173,7 +194,7 @@ class Trainer:
                         row["validation"] = self.validate()
                     self._log(row)
                     bar.set_postfix_str(f"loss {mean:.3f}, {rate:,.0f} tok/s")
-                    losses, began = [], time.perf_counter()
+                    self.losses, began, since = [], time.perf_counter(), self.step
                 if last or self.step % checkpoint_every == 0:
                     self._save()
         if self.step < end:
@@ -194,28 +215,67 @@ class Trainer:
         return batch_loss(self.model, inputs, targets, self.config.device, self.config.bf16)
 
     def _log(self, row: dict[str, float]) -> None:
-        with self.log_path.open("a") as log:
-            log.write(json.dumps(row) + "\n")
+        with self.log_path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _mean_loss(self) -> float:
+        """Mean of the losses since the last row."""
+        mean = torch.stack(self.losses).mean().item()
+        if not math.isfinite(mean):
+            raise TritlabError(f"the loss is {mean} at step {self.step}; see {self.log_path}")
+        return mean
 
     def _save(self) -> None:
+        # What is not finite stays so: the checkpoint before it is worth more.
+        if self.losses:
+            self._mean_loss()
+        for name, parameter in self.model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise TritlabError(
+                    f"{name} has numbers that are not finite after step {self.step}; "
+                    f"see {self.log_path}"
+                )
         state = {
             "identity": self.identity,
             "step": self.step,
             "config": asdict(self.config),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "losses": [loss.item() for loss in self.losses],
+            "random": self._random(),
         }
         checkpoint.write(self.checkpoint_path, state)
 
+    def _random(self) -> dict[str, Any]:
+        """What PyTorch's random numbers go on from, here and on the device."""
+        state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+        if torch.device(self.config.device).type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.config.device)
+        return state
+
+    def _take_up_random(self) -> None:
+        """Go on from a checkpoint's random state, whatever was drawn since it was read."""
+        if self.random is not None:
+            torch.set_rng_state(self.random["cpu"].cpu())
+            if "cuda" in self.random:
+                torch.cuda.set_rng_state(self.random["cuda"].cpu(), self.config.device)
+            self.random = None
+
     def _resume(self) -> None:
         state = checkpoint.read(self.checkpoint_path, self.identity, self.config.device)
+        if not self.log_path.exists():
+            raise TritlabError(
+                f"{self.log_path} is missing beside {self.checkpoint_path.name}, which goes on "
+                f"from step {state['step']}; put it back, or remove the checkpoint to start again"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+        self.losses = [torch.tensor(x, device=self.config.device) for x in state.get("losses", ())]
+        self.random = state.get("random")  # checkpoints of earlier versions have none
         self._blend(self.step)  # no checkpoint has λ, and a new model is at 1
         # Rows after the checkpoint are of steps that will be done again.
-        rows = [line for line in self.log_path.read_text().splitlines(True) if line.endswith("\n")]
-        kept = [row for row in rows if json.loads(row)["step"] <= self.step]
+        kept = [line for step, line in log.rows(self.log_path) if step <= self.step]
         write_atomic(self.log_path, "".join(kept))
 
 
@@ -243,31 +303,51 @@ def cross_entropy(
 ) -> float:
     """Mean loss in nats per token over windows of `context` tokens that do not overlap.
 
+    The model is in evaluation mode meanwhile: dropout drops nothing, and draws no random numbers.
     `each` is called with inputs int64 [batch, time], logits float32 [batch, time, vocabulary] and
     targets int64 [batch, time].
     """
+    tokens = checked("tokens", tokens)
     device = next(model.parameters()).device.type
     total, count = 0.0, 0
-    for inputs, targets in _in_order(tokens, context, batch):
-        with _precision(device, bf16):
-            logits = model(inputs.to(device)).float().cpu()
-        total += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
-        count += targets.numel()
-        if each is not None:
-            each(inputs, logits, targets)
+    with _evaluating(model):
+        for inputs, targets in _in_order(tokens, context, batch):
+            with _precision(device, bf16):
+                logits = model(inputs.to(device)).float().cpu()
+            flat = logits.flatten(0, 1)
+            total += F.cross_entropy(flat, targets.flatten(), reduction="sum").item()
+            count += targets.numel()
+            if each is not None:
+                each(inputs, logits, targets)
     return total / count
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards each module's own: some of them may be frozen."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _in_order(
     tokens: npt.NDArray[Any], context: int, batch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    _require_window(tokens, context)
     stream = torch.from_numpy(tokens.astype("int64"))
     count = (len(stream) - 1) // context
-    if count < 1:
-        raise TritlabError(f"{len(tokens)} tokens are fewer than one window of {context}")
     inputs = stream[: count * context].view(count, context)
     targets = stream[1 : count * context + 1].view(count, context)
     yield from zip(inputs.split(batch), targets.split(batch), strict=True)
+
+
+def _require_window(tokens: npt.NDArray[Any], context: int) -> None:
+    if len(tokens) <= context:
+        raise TritlabError(f"{len(tokens)} tokens are fewer than one window of {context}")
 
 
 def _precision(device: str, bf16: bool) -> contextlib.AbstractContextManager[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ class Windows:
     """
 
     def __init__(self, tokens: npt.NDArray[Any], context: int, batch: int, seed: int = 0) -> None:
+        tokens = checked("tokens", tokens)
         self.tokens, self.context, self.batch, self.seed = tokens, context, batch, seed
         self.per_epoch = (len(tokens) - context) // context // batch
         if self.per_epoch < 1:
@@ -38,3 +40,22 @@ class Windows:
         rows = self.tokens[starts[:, None] + np.arange(self.context + 1)].astype(np.int64)
         rows = torch.from_numpy(rows)
         return rows[:, :-1], rows[:, 1:]
+
+
+def checked(
+    argument: str, tokens: npt.ArrayLike, vocabulary: int | None = None
+) -> npt.NDArray[Any]:
+    """`tokens` as an array; `TritlabError` unless it is one row of ids of the vocabulary."""
+    array = np.asarray(tokens)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise TritlabError(
+            f"{argument} has the shape {array.shape} and holds {array.dtype}; one row of whole "
+            "numbers is expected"
+        )
+    most = math.inf if vocabulary is None else vocabulary - 1
+    if array.size and not (array.min() >= 0 and array.max() <= most):
+        wrong = array.min() if array.min() < 0 else array.max()
+        at = int((array == wrong).argmax())
+        of = "from 0 up" if vocabulary is None else f"below the model's vocab_size={vocabulary}"
+        raise TritlabError(f"{argument} has the id {wrong} at {at}; ids {of} are expected")
+    return array
