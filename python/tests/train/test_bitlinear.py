@@ -169,3 +169,58 @@ def test_a_layer_works_in_the_dtype_of_its_model(torch, name):
     y = layer(torch.randn(2, 8, dtype=dtype))
     y.sum().backward()
     assert y.dtype == layer.weight.grad.dtype == dtype
+
+
+def nested(torch):
+    """Layers at a.mlp.up, a.out, b.mlp.up, b.out and head."""
+
+    def block():
+        mlp = torch.nn.ModuleDict({"up": torch.nn.Linear(8, 8)})
+        return torch.nn.ModuleDict({"mlp": mlp, "out": torch.nn.Linear(8, 8)})
+
+    return torch.nn.ModuleDict({"a": block(), "b": block(), "head": torch.nn.Linear(8, 8)})
+
+
+@pytest.mark.parametrize(
+    ("skip", "left"),
+    [
+        (["mlp"], ["a.mlp.up", "b.mlp.up"]),
+        (["a"], ["a.mlp.up", "a.out"]),
+        (["a.mlp"], ["a.mlp.up"]),
+        (["up", "head"], ["a.mlp.up", "b.mlp.up", "head"]),
+        ((), []),
+        (["a.mlp.up"], ["a.mlp.up"]),
+    ],
+)
+def test_skip_is_of_a_module_and_what_is_inside(torch, skip, left):
+    model = nested(torch)
+    train.replace_linear(model, skip=skip)
+    assert [n for n, m in model.named_modules() if type(m) is torch.nn.Linear] == left
+
+
+@pytest.mark.parametrize(
+    ("skip", "message"),
+    [
+        ("lm_head", r"skip='lm_head' is one string; give a list of names: \['lm_head'\]"),
+        (["mpl"], "skip has 'mpl', and no module is called that; did you mean 'mlp'"),
+        (["a.up"], r"skip has 'a\.up', and no module"),
+        ([""], "skip has '', and no module"),
+    ],
+)
+def test_a_skip_that_skips_nothing_is_refused(torch, skip, message):
+    model = nested(torch)
+    with pytest.raises(tl.TritlabError, match=message):
+        train.replace_linear(model, skip=skip)
+    assert not any(isinstance(m, train.BitLinear) for m in model.modules())
+
+
+def test_an_encoder_that_is_skipped_is_left_whole(torch):
+    model = torch.nn.Module()
+    model.encoder = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model.proj = torch.nn.Linear(16, 16)
+    assert train.replace_linear(model, skip=["encoder"]) == ["proj"]
+    # but not where a linear layer of another place would be replaced in it
+    model = torch.nn.Module()
+    model.encoder = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model.again = model.encoder.linear1
+    assert train.replace_linear(model, skip=["encoder"]) == []

@@ -143,12 +143,12 @@ def test_tokens_are_one_row_of_ids(torch, decoder, stream, tmp_path):
         message = f"^tokens has the id {value} at 70; ids below the model's vocab_size=96 are"
         with pytest.raises(tl.TritlabError, match=message):
             train.Trainer(decoder(), wrong, config, tmp_path / "b")
-        with pytest.raises(tl.TritlabError, match="^validation has the id"):
+        with pytest.raises(tl.TritlabError, match=r"^validation has the id"):
             train.Trainer(decoder(), stream, config, tmp_path / "b", wrong)
     for tokens in (stream.astype(float), stream.reshape(2, -1)):
         with pytest.raises(tl.TritlabError, match=r"tokens has the shape .* one row of whole"):
             train.Trainer(decoder(), tokens, config, tmp_path / "b")
-    with pytest.raises(tl.TritlabError, match="20 tokens are fewer than one window of 32"):
+    with pytest.raises(tl.TritlabError, match="20 tokens are fewer than one"):
         train.Trainer(decoder(), stream, config, tmp_path / "b", stream[:20])
     assert not (tmp_path / "b").exists()
 

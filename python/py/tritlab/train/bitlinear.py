@@ -7,6 +7,7 @@ move the full-precision weights behind the codes (BitNet b1.58, arXiv 2402.17764
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection
 from typing import Any
 
@@ -23,6 +24,9 @@ from tritlab.train.quantizers import (
     round_weight,
     ternary,
 )
+
+HEAD = ("lm_head",)
+"""What `replace_linear` skips unless told: BitNet's output head stays in full precision."""
 
 
 class BitLinear(nn.Linear):
@@ -82,17 +86,17 @@ class BitLinear(nn.Linear):
         return f"{super().extra_repr()}, {rules}"
 
 
-def replace_linear(
-    model: nn.Module, *, skip: Collection[str] = ("lm_head",), **options: Any
-) -> list[str]:
+def replace_linear(model: nn.Module, *, skip: Collection[str] = HEAD, **options: Any) -> list[str]:
     """Make every `nn.Linear` of `model` a `BitLinear` with the same weights; names, in order.
 
-    A module is left alone when `skip` has its name or the last part of it. One that stands at
-    several places stays one module there, with all of its names in the list, and is left alone when
-    any of them is skipped. `options` are those of `BitLinear`: `weights`, `group`, `activations`.
+    A module is left alone, with everything inside it, when `skip` has its name or the last part of
+    it. One that stands at several places stays one module there, with all of its names in the list,
+    and is left alone when any of them is skipped. `options` are those of `BitLinear`: `weights`,
+    `group`, `activations`.
 
-    Raises `TritlabError`, and changes nothing, for options that do not fit a layer, and for
-    attention and encoder layers of `torch.nn`, which use weights without calling linear layers.
+    Raises `TritlabError`, and changes nothing, for options that do not fit a layer, for an entry of
+    `skip` that no module has (`lm_head` may be absent), and for attention and encoder layers of
+    `torch.nn`, which use weights without calling linear layers.
     """
     if type(model) is nn.Linear:
         raise TritlabError("the model is itself a linear layer; make a BitLinear instead")
@@ -100,11 +104,8 @@ def replace_linear(
     places: dict[nn.Module, list[str]] = {}  # modules are told apart by identity
     for name, module in everywhere:
         places.setdefault(module, []).append(name)
-    wanted = {
-        module: names
-        for module, names in places.items()
-        if not any(name in skip or _last(name) in skip for name in names)
-    }
+    _check_skip(skip, [name for name, _ in everywhere])
+    wanted = {m: n for m, n in places.items() if not any(_skipped(name, skip) for name in n)}
     for module, names in wanted.items():
         _refuse(names[0], module, wanted)
     # All are made before the first is put in: an error leaves the model as it was.
@@ -113,6 +114,23 @@ def replace_linear(
     for name, layer in found:
         setattr(model.get_submodule(name.rpartition(".")[0]), _last(name), layer)
     return [name for name, _ in found]
+
+
+def _check_skip(skip: Collection[str], names: list[str]) -> None:
+    if isinstance(skip, str):  # whose every letter would be an entry
+        raise TritlabError(f"skip={skip!r} is one string; give a list of names: [{skip!r}]")
+    known = {*names, *map(_last, names)}
+    for entry in skip:
+        if entry not in HEAD and (entry not in known or not entry):
+            near = difflib.get_close_matches(str(entry), known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TritlabError(f"skip has {entry!r}, and no module is called that{hint}")
+
+
+def _skipped(name: str, skip: Collection[str]) -> bool:
+    """Whether `skip` has the module of that name, or one that it is inside of."""
+    parts = name.split(".")
+    return any(part in skip or ".".join(parts[: i + 1]) in skip for i, part in enumerate(parts))
 
 
 def _last(name: str) -> str:
