@@ -1,6 +1,9 @@
-"""Models that are not just a decoder: shared layers, heads of their own, wrappers."""
+"""Models that are not just a decoder: shared layers, heads of their own, wrappers; the README."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,3 +92,20 @@ def test_a_wrapper_further_in_is_named(torch, decoder, tmp_path):
     with pytest.raises(tl.TritlabError, match=r"^model\.layers\.1 is wrapped by torch\.compile"):
         train.export(model, tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_example_of_the_readme(torch, decoder, tmp_path, monkeypatch):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    (block,) = (b for b in re.findall("```python\n(.*?)```", readme, re.S) if "train.export" in b)
+    text = "It is a truth universally acknowledged, that examples are run as they stand. " * 40
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([text], trainer)
+    monkeypatch.chdir(tmp_path)
+    tokenizer.save("tokenizer.json")
+    exec(block, {"model": decoder(None, vocab_size=300, max_position_embeddings=512), "text": text})
