@@ -236,3 +236,64 @@ def test_a_list_of_plain_layers_has_the_head(decoder, tmp_path):
     settings = json.loads((tmp_path / "m" / "config.json").read_text())["quantization_config"]
     listed = settings["modules_to_not_convert"]
     assert listed == ["model.layers.0.mlp.down_proj", "lm_head"]
+
+
+def test_a_model_that_no_export_wrote_is_never_replaced(decoder, tmp_path):
+    from safetensors.numpy import save
+
+    folder = tmp_path / "m"
+    folder.mkdir()
+    files = {"config.json": b'{"model_type": "llama"}', "model.safetensors": save({})}
+    for broken in ({}, {"config.json": b"{"}, {"config.json": b"[]"}, {"model.safetensors": b"a"}):
+        for name, content in {**files, **broken}.items():
+            (folder / name).write_bytes(content)
+        with pytest.raises(tl.TritlabError, match="m is a model that no export wrote"):
+            train.export(decoder(), folder, overwrite=True)
+        assert (folder / "config.json").read_bytes() == {**files, **broken}["config.json"]
+    # exports of other families, and those of versions that left no mark, are
+    model = decoder()
+    config = {**model.config.to_dict(), "model_type": "mine"}
+    train.export(model, tmp_path / "mine", config=config)
+    train.export(model, tmp_path / "mine", overwrite=True)
+    tensors = tmp_path / "mine/model.safetensors"
+    tensors.write_bytes(save({}))
+    train.export(model, tmp_path / "mine", overwrite=True)
+    assert len(tensors.read_bytes()) > 10_000
+
+
+def test_a_link_is_not_replaced(decoder, tmp_path):
+    model = decoder()
+    train.export(model, tmp_path / "m")
+    (tmp_path / "link").symlink_to("m")
+    (tmp_path / "nowhere").symlink_to("gone")
+    for name, target in [("link", "m"), ("nowhere", "gone")]:
+        with pytest.raises(tl.TritlabError, match=f"symbolic link.* name its target, {target}"):
+            train.export(model, tmp_path / name, overwrite=True)
+        assert (tmp_path / name).is_symlink()
+
+
+def test_a_tokenizer_that_is_missing_is_named(decoder, tmp_path):
+    with pytest.raises(tl.TritlabError, match=r"tokenizer='gone\.json' is no file"):
+        train.export(decoder(), tmp_path / "m", tokenizer="gone.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rule", ["sign", "twn"])
+def test_a_layer_of_zeros_is_dense(torch, decoder, tmp_path, rule):
+    model = decoder({"weights": rule})
+    with torch.no_grad():
+        model.model["layers"][0].mlp.up_proj.weight.zero_()
+    with pytest.raises(tl.TritlabError, match=r"up_proj\.weight has a scale of 0.* as dense"):
+        train.export(model, tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+    tl.Model.load(train.export(model, tmp_path / "m", weights="dense"))
+
+
+def test_biases_of_some_layers_are_an_error(torch, decoder, tmp_path):
+    model = decoder()
+    for layer in model.model["layers"]:
+        layer.self_attn.q_proj.bias = torch.nn.Parameter(torch.randn(64))
+    config = {**model.config.to_dict(), "attention_bias": True}
+    with pytest.raises(tl.TritlabError, match=r"k_proj has no bias, and .*give it one of zeros"):
+        train.export(model, tmp_path / "m", config=config)
+    assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
 
@@ -25,6 +26,9 @@ Dtype = Literal["float32", "float16"]
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 """All that an export may consist of; a folder with anything else is not replaced."""
+
+MARK = {"format": "pt", "made_by": "tritlab.train.export"}
+"""Metadata of model.safetensors; "format" is what `transformers` wants."""
 
 
 def export(
@@ -78,7 +82,11 @@ def export(
     check_rule("weights", weights, Weights)
     check_rule("dtype", dtype, Dtype)
     folder = Path(folder)
-    _check_place(folder, overwrite)
+    check_place(folder, overwrite)
+    if tokenizer is not None and not Path(tokenizer).is_file():
+        raise TritlabError(
+            f"tokenizer={os.fspath(tokenizer)!r} is no file; a tokenizer.json is expected"
+        )
     model = exportable.unwrapped(model)
     settings = _settings(model, config)
     # Under every name: state_dict has a shared layer's weight once for each of its places.
@@ -116,14 +124,19 @@ def export(
 
     with folder_atomic(folder, replace=True) as scratch:
         write_atomic(scratch / "config.json", json.dumps(settings, indent=2) + "\n")
-        write_atomic(scratch / "model.safetensors", save(tensors, {"format": "pt"}))
+        write_atomic(scratch / "model.safetensors", save(tensors, MARK))
         if tokenizer is not None:
             shutil.copyfile(tokenizer, scratch / "tokenizer.json")
     return folder
 
 
-def _check_place(folder: Path, overwrite: bool) -> None:
+def check_place(folder: Path, overwrite: bool) -> None:
     """Raise unless `folder` can be made, or is an export that may be replaced."""
+    if folder.is_symlink():
+        raise TritlabError(
+            f"{folder} is a symbolic link, which an export would replace and not follow; "
+            f"name its target, {os.readlink(folder)}"
+        )
     there = next(p for p in (folder, *folder.parents) if p.exists())
     if not there.is_dir():
         raise TritlabError(f"{there} is a file, and the folder {folder} cannot be made there")
@@ -140,6 +153,22 @@ def _check_place(folder: Path, overwrite: bool) -> None:
             f"{folder} {has}, so it is no export, and overwrite=True would empty it; "
             "remove it yourself, or name another folder"
         )
+    if found and not _is_export(folder):
+        raise TritlabError(
+            f"{folder} is a model that no export wrote, and overwrite=True would replace it; "
+            "remove it yourself, or name another folder"
+        )
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether the tensors bear the mark; before there was one, all exports had BitNet's form."""
+    try:
+        with safe_open(folder / FILES[1], "numpy") as tensors:
+            marked = (tensors.metadata() or {}).get("made_by") == MARK["made_by"]
+        settings = json.loads((folder / FILES[0]).read_text())
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return marked or (isinstance(settings, dict) and settings.get("model_type") == "bitnet")
 
 
 def _settings(model: nn.Module, config: dict[str, Any] | None) -> dict[str, Any]:
@@ -177,6 +206,11 @@ def _bitlinear(
     codes, scale = (x.cpu().numpy() for x in layer.ternary())
     if not np.isfinite(scale).all():
         raise TritlabError(f"{name} has a scale of {scale.item()}")
+    if scale.item() == 0:
+        raise TritlabError(
+            f"{name} has a scale of 0, which packed codes cannot have: all of its weights are 0; "
+            "export it as dense"
+        )
     packed, factor = Ternary(codes.astype(np.int8), scale.reshape(1)).pack("HF_PACKED")
     rows, cols = codes.shape
     return {

@@ -62,7 +62,7 @@ def check_head(model: nn.Module, tied: bool, dense: bool) -> None:
 
 
 def check_biases(modules: Mapping[str, nn.Module], settings: dict[str, Any]) -> None:
-    """Raise for linear layers' biases that readers of BitNet's form would leave out."""
+    """Raise for linear layers' biases that readers of BitNet's form would leave out or miss."""
     if settings.get("model_type") != "bitnet":
         return
     keys = {"self_attn": "attention_bias", "mlp": "mlp_bias"}
@@ -73,4 +73,9 @@ def check_biases(modules: Mapping[str, nn.Module], settings: dict[str, Any]) -> 
             raise TritlabError(
                 f"{name} has a bias, and config.json says there is none; "
                 f'give config={{..., "{key}": True}}, or train without'
+            )
+        if isinstance(module, nn.Linear) and not biased and key and settings.get(key) is True:
+            raise TritlabError(
+                f'{name} has no bias, and config.json says "{key}": true, which is of all layers '
+                f"in {name.rpartition('.')[0]}; give it one of zeros"
             )
