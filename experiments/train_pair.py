@@ -2,7 +2,7 @@
 
 Both have the same architecture (BitNet's block), tokenizer, text, order of the text, number of steps
 and seed. One is trained as usual, one with ternary weights and int8 activations (BitNet b1.58). On a
-CPU the two run side by side, each with half of the cores; stopped (Ctrl-C, SIGTERM) and started again, they go on.
+CPU the two run side by side, each with half of the cores; stopped (Ctrl-C, SIGTERM, a closed terminal) and started again, they go on.
 Matrix products are in float32 or bfloat16, whichever is faster on the machine: that is timed first, and kept.
 The pair that ships was trained with --dtype bf16 --compile.
 
@@ -14,6 +14,7 @@ The pair that ships was trained with --dtype bf16 --compile.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -27,18 +28,32 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import tritlab as tl
 import typer
-from pair import corpus, stopping
+from pair import corpus, kept, stopping
 from pair import publish as publishing
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from tritlab import train
 from tritlab._files import write_atomic
+
+try:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+except ImportError as missing:
+    raise SystemExit(f"error: {missing}; pip install 'tritlab[train]' has it") from None
+
+from tritlab import train
+from tritlab.train.export import check_place
 
 HERE = Path(__file__).parent
 END = "<|endoftext|>"  # id 0, before every document
 MEMBERS = ("full", "ternary")
+FORMS: dict[str, dict[str, dict[str, Any]]] = {
+    "full": {"full": {"dtype": "float16"}},
+    "ternary": {
+        "ternary": {"weights": "packed"},
+        "ternary-master": {"weights": "master"},
+    },
+}
+"""Folders that a member is exported to, with the options of `train.export`."""
 Dtype = Literal["auto", "f32", "bf16"]
 
 
@@ -111,6 +126,7 @@ def main(
         int | None, typer.Option(min=1, help="Threads of one member; half of the cores if both.")
     ] = None,
     position: Annotated[int, typer.Option(hidden=True)] = 0,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Train, export and judge the pair."""
     if member not in (*MEMBERS, "both"):
@@ -123,6 +139,11 @@ def main(
         out = Path("results/pair-smoke" if smoke else "results/pair")
     if bf16 and dtype == "f32":
         raise typer.BadParameter("contradicts --dtype f32", param_hint="--bf16")
+    kept.require_folder(out, "--out")
+    kept.require_folder(data, "--data")
+    members = MEMBERS if member == "both" else (member,)
+    for form in (form for name in members for form in FORMS[name]):
+        check_place(out / "exported" / form, overwrite=True)  # now, and not after hours of training
     plan = SMOKE if smoke else PLAN
     device = "cuda" if torch.cuda.is_available() and not smoke else "cpu"
     settings = replace(plan.train, compile=compile, device=device)
@@ -143,8 +164,8 @@ def main(
     if apart:
         side_by_side(threads)
     else:
-        for name in MEMBERS if member == "both" else (member,):
-            train_member(name, plan, texts, tokenizer, out, muon_lr, position)
+        for name in members:
+            train_member(name, plan, texts, tokenizer, out, muon_lr, position, parent)
     if member == "both":
         judged = judge(plan, texts, tokenizer, out)
         if publish:
@@ -154,15 +175,25 @@ def main(
 def side_by_side(threads: int) -> None:
     """Each member in a process of its own."""
     options = [a for a in sys.argv if a != "--publish"]  # which is for both, when they are done
-    command = [sys.executable, *options, "--threads", str(threads), "--member"]
+    common = ["--threads", str(threads), "--parent", str(os.getpid())]
+    command = [sys.executable, *options, *common, "--member"]
     commands = [[*command, name, "--position", str(at)] for at, name in enumerate(MEMBERS)]
     with stopping.noticed() as stop:
         codes = stopping.together(commands, stop)
-    failed = [name for name, code in zip(MEMBERS, codes, strict=True) if code]
     if stop():
         raise typer.Exit(stop.status)
-    if failed:
-        raise SystemExit(f"training failed: {', '.join(failed)}; started again, it goes on")
+    by_name = dict(zip(MEMBERS, codes, strict=True))
+    ended = [name for name, code in by_name.items() if stopping.by_signal(code)]
+    failed = [name for name, code in by_name.items() if code and name not in ended]
+    said = []
+    if failed:  # for a reason that is there the next time too
+        said.append(f"training failed: {', '.join(failed)}; the reason is above")
+    if ended:
+        said.append(
+            f"training was ended by a signal: {', '.join(ended)}; started again, it goes on"
+        )
+    if said:
+        raise SystemExit("\n".join(said))
 
 
 def smoke_texts() -> corpus.Corpus:
@@ -183,7 +214,7 @@ def tokenizer_of(texts: corpus.Corpus, size: int, path: Path) -> Tokenizer:
     ours = {"vocab_size": size, "text_sha256": digest.hexdigest()}
     record = path.with_name("tokenizer-made-of.json")
     if path.exists():
-        theirs = json.loads(record.read_text()) if record.exists() else {}
+        theirs = kept.read_json(record, "vocab_size") if record.exists() else {}
         for key, value in ours.items():
             if theirs.get(key) != value:
                 raise typer.BadParameter(
@@ -191,7 +222,10 @@ def tokenizer_of(texts: corpus.Corpus, size: int, path: Path) -> Tokenizer:
                     f"{value}; name another folder, or remove this one",
                     param_hint="--out",
                 )
-        return Tokenizer.from_file(str(path))
+        try:
+            return Tokenizer.from_file(str(path))
+        except Exception as error:  # the library has no class of its own
+            raise kept.damaged(path, "the tokenizer made here is expected", error) from error
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -218,13 +252,15 @@ def dtype_of(
     """
     path = out / "dtype.json"
     if path.exists():
-        kept = json.loads(path.read_text())["dtype"]
-        if asked not in ("auto", kept):
+        found = kept.read_json(path, "dtype")["dtype"]
+        if found not in ("f32", "bf16"):
+            raise kept.damaged(path, "f32 or bf16 is expected", ValueError(f"dtype {found!r}"))
+        if asked not in ("auto", found):
             raise typer.BadParameter(
-                f"{path} says that the training there is in {kept}, not {asked}; name another --out",
+                f"{path} says that the training there is in {found}, not {asked}; name another --out",
                 param_hint="--dtype",
             )
-        return kept
+        return found
     record: dict[str, Any] = {"dtype": asked, "asked": asked}
     if asked == "auto":
         stream = tokens_of(tokenizer, list(texts.train.values()))
@@ -265,6 +301,7 @@ def train_member(
     out: Path,
     muon_lr: float | None,
     position: int,
+    parent: int | None,
 ) -> None:
     """Train one member to the end and export it."""
     rate = plan.muon_lr[member] if muon_lr is None else muon_lr
@@ -273,23 +310,17 @@ def train_member(
     stream = tokens_of(tokenizer, list(texts.train.values()))
     model = model_of(member, plan)
     trainer = train.Trainer(model, stream, settings, out / member, held_out)
-    with stopping.noticed() as stop:
+    with stopping.noticed(parent) as stop:
         trainer.run(stop=stop, label=f"{member:>8}", position=position)
     if stop():
-        print(
-            f"{member} stopped at step {trainer.step} of {settings.steps}; started again, it goes on",
-            file=sys.stderr,
-        )
+        with contextlib.suppress(OSError):  # of a terminal that is closed
+            print(
+                f"{member} stopped at step {trainer.step} of {settings.steps}; started again, it goes on",
+                file=sys.stderr,
+            )
         raise typer.Exit(stop.status)
-    forms: dict[str, dict[str, Any]] = {
-        "full": {"full": {"dtype": "float16"}},
-        "ternary": {
-            "ternary": {"weights": "packed"},
-            "ternary-master": {"weights": "master"},
-        },
-    }
     config = {**plan.shape.to_dict(), "bos_token_id": 0, "eos_token_id": 0}
-    for name, options in forms[member].items():
+    for name, options in FORMS[member].items():
         train.export(
             model,
             out / "exported" / name,

