@@ -82,9 +82,9 @@ class Trainer:
 
     Stopped and started again, it goes on from the last checkpoint, and comes to the same weights as
     without the stop (same machine, same number of threads): a checkpoint has PyTorch's random state
-    too, which dropout draws from. A checkpoint of other tokens, another
-    model (its sizes, its rules of rounding) or another configuration is a `TritlabError` that says
-    what differs, and so is one that is damaged.
+    too, which dropout draws from. A checkpoint of other tokens, another model (its sizes, its rules
+    of rounding) or another configuration is a `TritlabError` that says what differs, and so is one
+    that is damaged. `TritlabError`, too, for a log in `folder` that no training wrote.
     """
 
     def __init__(
