@@ -6,6 +6,8 @@
 //!
 //! To add a backend: write `isa/<name>.rs`, and add one line to [`Backend`]'s list and to `build`.
 
+mod self_check;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,7 +17,7 @@ use crate::format::{CodedFormat, DenseFormat, Format, Grouping, Visit, for_each}
 use crate::isa::{Isa, portable::Portable};
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{Lookup, Unit};
-use crate::matrix::{Matrix, Weights};
+use crate::matrix::Weights;
 use crate::op::lookup::Whole;
 use crate::op::product::{Product, product, product_oracle};
 use crate::op::{KeyValues, Queries, attention, gate, norm, quantize, rope};
@@ -25,6 +27,7 @@ use crate::op::{lookup, tiles};
 use crate::oracle::{self, Activation};
 use crate::panel::Panels;
 use crate::roofline::Probe;
+use self_check::self_check;
 
 /// Something that can run every operation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -48,7 +51,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// All backends, in order of preference.
+    /// All backends, in the order of the table.
     pub const ALL: [Backend; 8] = [
         Backend::Amx,
         Backend::Avx512Lut,
@@ -90,11 +93,18 @@ impl Backend {
         table()[self as usize].is_some()
     }
 
-    /// Whether it is worth running here where it is available: looking up is slower than multiplying on most CPUs.
+    /// All backends in order of preference on this CPU. Looking up is slower than multiplying on most.
+    pub fn preferred() -> [Backend; Self::ALL.len()] {
+        let mut all = Backend::ALL;
+        all.sort_by_key(|b| !b.pays());
+        all
+    }
+
     fn pays(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512Lut => crate::isa::zen5::here(),
+            Backend::Oracle => false,
             _ => true,
         }
     }
@@ -119,7 +129,7 @@ impl std::fmt::Display for Backend {
 
 /// The backends that can run here, best first.
 pub fn available() -> Vec<Backend> {
-    Backend::ALL.into_iter().filter(|b| b.available()).collect()
+    Backend::preferred().into_iter().filter(|b| b.available()).collect()
 }
 
 type Attention = fn(&Queries<'_>, &KeyValues, &mut Vec<f32>, &mut [f32]);
@@ -189,6 +199,11 @@ impl Ops {
         {
             return;
         }
+        self.matmul_panels(w, acts, out);
+    }
+
+    /// As [`Ops::matmul`], panel by panel also where the backend takes whole matrices.
+    fn matmul_panels(&self, w: &Panels, acts: &Acts, out: &mut [f32]) {
         let kernel = if acts.n() == 1 { self.gemv(w.format()) } else { self.gemm(w.format()) };
         let rows = w.rows();
         let mut block = vec![0.0; acts.n() * 64];
@@ -522,7 +537,7 @@ pub fn current() -> Result<Backend> {
 fn automatic() -> Result<Backend> {
     match std::env::var("TRITLAB_BACKEND") {
         Ok(name) if !name.is_empty() => Backend::from_name(&name),
-        _ => Ok(available().into_iter().find(|b| b.pays()).unwrap_or(Backend::Portable)),
+        _ => Ok(available()[0]),
     }
 }
 
@@ -547,48 +562,4 @@ pub(crate) fn ops() -> Result<&'static Ops> {
 pub(crate) fn active() -> &'static Ops {
     static ORACLE: OnceLock<Ops> = OnceLock::new();
     ops().unwrap_or_else(|_| ORACLE.get_or_init(oracle_rows))
-}
-
-/// Runs every product kernel of a backend once on a small matrix and compares bits with the oracle:
-/// miscompilations, and machines whose instructions do something else, end here.
-fn self_check(ops: &'static Ops) -> Result<()> {
-    static CHECKED: [OnceLock<Result<()>>; Backend::ALL.len()] =
-        [const { OnceLock::new() }; Backend::ALL.len()];
-    CHECKED[ops.backend as usize].get_or_init(|| check_products(ops)).clone()
-}
-
-fn check_products(ops: &Ops) -> Result<()> {
-    let (rows, cols) = (65, 256);
-    // Painted with period 251, the largest prime below 256: swapped blocks or rows change the answer.
-    let paint = |i: usize| ((i * 37 % 251) as f32 - 125.0) / 64.0;
-    let weights: Vec<f32> = (0..rows * cols).map(paint).collect();
-    // A matrix unit leaves a few tokens to the vectors; its last tile here overlaps the one before.
-    let several: &[usize] = if ops.backend == Backend::Amx { &[1, 7, 28] } else { &[1, 7] };
-    for &format in Format::ALL {
-        let grouping = format.info().activation;
-        let matrix = Matrix::quantize(format, rows, cols, &weights)?;
-        let panels = Panels::pack(&matrix)?;
-        for &n in several {
-            let x: Vec<f32> = (0..n * cols).map(|i| paint(i + 1)).collect();
-            let expected_acts = Acts::quantize_with(grouping, &x, n, cols, oracle::quantize_row)?;
-            let acts = ops.quantize_acts(grouping, &x, n, cols)?;
-            let mut expected = vec![0.0; n * rows];
-            oracle::matmul(&matrix, &expected_acts, &mut expected);
-            let mut got = vec![0.0; n * rows];
-            ops.matmul(&panels, &acts, &mut got);
-            for (row, (e, g)) in expected.iter().zip(&got).enumerate() {
-                if e.to_bits() != g.to_bits() {
-                    let op = FORMAT_OPS[usize::from(n > 1)];
-                    let format = format.name().to_lowercase();
-                    return Err(Error::SelfCheck {
-                        kernel: format!("{op}-{format}-{}", ops.backend),
-                        row,
-                        got: g.to_bits(),
-                        expected: e.to_bits(),
-                    });
-                }
-            }
-        }
-    }
-    Ok(())
 }

@@ -60,7 +60,7 @@ pub(crate) fn backends(py: Python<'_>) -> Vec<BackendInfo> {
         available: b.available(),
         selected: current == Some(b),
     };
-    Backend::ALL.into_iter().map(info).collect()
+    Backend::preferred().into_iter().map(info).collect()
 }
 
 /// Force a backend for the whole process; `None` chooses the best one again.

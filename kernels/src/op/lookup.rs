@@ -44,8 +44,8 @@ const VECTORS: usize = 4;
 const BLOCK: usize = 2 * ROWS;
 /// Sums of 16 rows in a block.
 const HALVES: usize = 2 * VECTORS;
-/// Tokens of a tile: 20 sums, four vectors of indices and a table are registers, and the tables leave a third of the
-/// first-level cache. Four and six are slower.
+/// Tokens of a tile: 20 sums, four vectors of indices and a table are registers, and the tables leave two fifths
+/// of the first-level cache. Four and six are slower.
 const TOKENS: usize = 5;
 /// Indices in a word.
 const INDICES: usize = 3;
@@ -58,6 +58,8 @@ const BAND: usize = 8 << 20;
 pub(crate) const fn has(info: &Info, codes: &Codes) -> bool {
     codes.zero == 1
         && codes.sub_len.is_none()
+        && codes.table.is_none()
+        && !codes.min
         && (codes.base3 || codes.bits <= 2)
         && matches!(info.activation, Grouping::Token | Grouping::Group256)
 }
@@ -127,7 +129,7 @@ struct Scratch {
     acc: Vec<Row16<f32>>,
 }
 
-/// Numbers of 16 rows, aligned: half of the loads and stores would cross lines of the cache.
+/// Numbers of 16 rows, aligned: loads and stores would cross lines of the cache.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Row16<T>([T; 16]);

@@ -17,7 +17,7 @@ pub const ROWS: &[usize] = &[
     129, // three panels, the last nearly empty
 ];
 
-/// Tokens to try: tiles of every backend have 6, 4, 2 or 1 of them, those of a matrix unit 12 to 16.
+/// Tokens to try: tiles of every backend have 6, 4, 2 or 1 of them, of look-ups 5, 4, 2 or 1, of a matrix unit 12 to 16.
 pub const TOKENS: &[usize] = &[
     0,  // nothing to do
     2,  // the smallest gemm tile
@@ -26,6 +26,7 @@ pub const TOKENS: &[usize] = &[
     6,  // the largest tile
     7,  // 6 + 1, 4 + 2 + 1
     8,  // 6 + 2, 4 + 4
+    9,  // 5 + 4 of look-ups
     13, // 6 + 6 + 1, 4 + 4 + 4 + 1; one short tile of a matrix unit
     21, // 16 + 5: what a matrix unit leaves over
     31, // 16 + 15: its last tile overlaps the one before

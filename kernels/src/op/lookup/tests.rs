@@ -90,7 +90,7 @@ impl Visit for EveryFormat {
 fn equals_oracle<C: CodedFormat>() {
     let paint = |i: usize| ((i * 37 % 251) as f32 - 125.0) / 64.0;
     let any = C::INFO.scales != Scales::Block;
-    let (rows, cols) = (325, if any { 603 } else { 2 * C::INFO.block });
+    let (rows, cols) = (260, if any { 603 } else { 2 * C::INFO.block });
     for paint in [&paint as &dyn Fn(usize) -> f32, &|_| 1.0, &|i| (i % 2) as f32 * 2.0 - 1.0] {
         let weights: Vec<f32> = (0..rows * cols).map(paint).collect();
         let matrix = Matrix::quantize(C::FORMAT, rows, cols, &weights).unwrap();

@@ -1,0 +1,57 @@
+//! Each product kernel of a backend, before it is used.
+
+use std::sync::OnceLock;
+
+use super::{Backend, FORMAT_OPS, Ops};
+use crate::activation::Acts;
+use crate::error::{Error, Result};
+use crate::format::Format;
+use crate::matrix::Matrix;
+use crate::oracle;
+use crate::panel::Panels;
+
+/// Runs every product kernel of a backend once on a small matrix and compares bits with the oracle:
+/// miscompilations, and machines whose instructions do something else, end here.
+pub(super) fn self_check(ops: &'static Ops) -> Result<()> {
+    static CHECKED: [OnceLock<Result<()>>; Backend::ALL.len()] =
+        [const { OnceLock::new() }; Backend::ALL.len()];
+    CHECKED[ops.backend as usize].get_or_init(|| check_products(ops)).clone()
+}
+
+fn check_products(ops: &Ops) -> Result<()> {
+    let (rows, cols) = (65, 256);
+    // Painted with period 251, the largest prime below 256: swapped blocks or rows change the answer.
+    let paint = |i: usize| ((i * 37 % 251) as f32 - 125.0) / 64.0;
+    let weights: Vec<f32> = (0..rows * cols).map(paint).collect();
+    // A matrix unit leaves a few tokens to the vectors; its last tile here overlaps the one before.
+    let several: &[usize] = if ops.backend == Backend::Amx { &[1, 7, 28] } else { &[1, 7] };
+    for &format in Format::ALL {
+        let grouping = format.info().activation;
+        let matrix = Matrix::quantize(format, rows, cols, &weights)?;
+        let panels = Panels::pack(&matrix)?;
+        for &n in several {
+            let x: Vec<f32> = (0..n * cols).map(|i| paint(i + 1)).collect();
+            let expected_acts = Acts::quantize_with(grouping, &x, n, cols, oracle::quantize_row)?;
+            let acts = ops.quantize_acts(grouping, &x, n, cols)?;
+            let mut expected = vec![0.0; n * rows];
+            oracle::matmul(&matrix, &expected_acts, &mut expected);
+            let mut got = vec![0.0; 2 * n * rows];
+            let (any, by_panels) = got.split_at_mut(n * rows);
+            ops.matmul(&panels, &acts, any);
+            ops.matmul_panels(&panels, &acts, by_panels);
+            for (row, (e, g)) in expected.iter().cycle().zip(&got).enumerate() {
+                if e.to_bits() != g.to_bits() {
+                    let op = FORMAT_OPS[usize::from(n > 1)];
+                    let format = format.name().to_lowercase();
+                    return Err(Error::SelfCheck {
+                        kernel: format!("{op}-{format}-{}", ops.backend),
+                        row: row % (n * rows),
+                        got: g.to_bits(),
+                        expected: e.to_bits(),
+                    });
+                }
+            }
+        }
+    }
+    Ok(())
+}
