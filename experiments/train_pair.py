@@ -106,7 +106,9 @@ def main(
         bool, typer.Option(help="Toy sizes and 20 steps, on the text of this repository.")
     ] = False,
     member: Annotated[str, typer.Option(help="full, ternary, or both.")] = "both",
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of 8192 tokens.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps, of 8192 tokens (512 with --smoke).")
+    ] = None,
     muon_lr: Annotated[
         float | None,
         typer.Option(callback=positive, help="Another learning rate of the matrices."),
@@ -133,7 +135,7 @@ def main(
         raise typer.BadParameter(
             f"{member!r} is none of full, ternary, both", param_hint="--member"
         )
-    if publish and (smoke or member != "both"):
+    if publish and (smoke or member != "both" or steps is not None):
         raise typer.BadParameter("wants both members at full size", param_hint="--publish")
     if out is None:
         out = Path("results/pair-smoke" if smoke else "results/pair")
@@ -398,5 +400,5 @@ class Agreement:
 if __name__ == "__main__":
     try:
         typer.run(main)
-    except tl.TritlabError as error:  # a checkpoint of another training, a text too short
+    except (tl.TritlabError, OSError) as error:  # another training's checkpoint, a full disk
         raise SystemExit(f"error: {error}") from None

@@ -250,15 +250,24 @@ def test_a_model_that_no_export_wrote_is_never_replaced(decoder, tmp_path):
         with pytest.raises(tl.TritlabError, match="m is a model that no export wrote"):
             train.export(decoder(), folder, overwrite=True)
         assert (folder / "config.json").read_bytes() == {**files, **broken}["config.json"]
-    # exports of other families, and those of versions that left no mark, are
+    # exports of other families are; and a model of BitNet's form is not one by that
     model = decoder()
     config = {**model.config.to_dict(), "model_type": "mine"}
     train.export(model, tmp_path / "mine", config=config)
     train.export(model, tmp_path / "mine", overwrite=True)
     tensors = tmp_path / "mine/model.safetensors"
     tensors.write_bytes(save({}))
-    train.export(model, tmp_path / "mine", overwrite=True)
-    assert len(tensors.read_bytes()) > 10_000
+    (tmp_path / "mine/config.json").write_text('{"model_type": "bitnet"}')
+    with pytest.raises(tl.TritlabError, match="mine is a model that no export wrote"):
+        train.export(model, tmp_path / "mine", overwrite=True)
+
+
+def test_a_quantization_config_of_another_model_is_not_passed_on(decoder, tmp_path):
+    model = decoder({"activations": None, "weights": "twn"})
+    stale = {"quant_method": "bitnet", "quantization_mode": "online"}
+    config = {**model.config.to_dict(), "quantization_config": stale}
+    train.export(model, tmp_path / "m", weights="dense", config=config)
+    assert "quantization_config" not in json.loads((tmp_path / "m/config.json").read_text())
 
 
 def test_a_link_is_not_replaced(decoder, tmp_path):

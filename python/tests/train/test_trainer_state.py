@@ -86,7 +86,18 @@ def test_what_is_not_finite_is_not_saved(torch, stream, tmp_path, where):
     assert trainer.checkpoint_path.read_bytes() == before
 
 
-@pytest.mark.parametrize("text", ["my notes\n", "my notes", '{"name": "another"}\n', "[1]\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "my notes\n",
+        "my notes",
+        '{"name": "another"}\n',
+        '{"name": "another"}',
+        '{"step": 3, "note": "another"}\n',
+        '{"step": 1e999, "loss": 1}\n',
+        "[1]\n",
+    ],
+)
 @pytest.mark.parametrize("steps", [0, 1])
 def test_a_log_of_something_else_is_kept(torch, stream, tmp_path, text, steps):
     config = train.TrainConfig(**SETTINGS)
@@ -163,3 +174,74 @@ def test_embeddings_are_known_by_their_type(torch):
         assert len(train.Optimizer(alone, 0.1, 0.1).parts) == 1
     with pytest.raises(tl.TritlabError, match="ReLU has no parameters to train"):
         train.Optimizer(torch.nn.ReLU(), 0.1, 0.1)
+
+
+def final(trainer):
+    return [parameter.detach().clone() for parameter in trainer.model.parameters()]
+
+
+def test_gradients_of_something_else_are_not_trained_on(torch, stream, tmp_path):
+    config = train.TrainConfig(**SETTINGS)
+    clean = train.Trainer(with_dropout(torch), stream, config, tmp_path / "clean")
+    other = train.Trainer(with_dropout(torch), stream, config, tmp_path / "other")
+    for parameter in other.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for trainer in (clean, other):
+        torch.manual_seed(5)
+        trainer.run(until=2, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(final(clean), final(other), strict=True))
+
+
+def test_a_pause_in_one_object_is_none(torch, stream, tmp_path):
+    config = train.TrainConfig(**SETTINGS)
+    whole = train.Trainer(with_dropout(torch), stream, config, tmp_path / "whole")
+    torch.manual_seed(5)
+    whole.run(until=4, progress=False)
+    paused = train.Trainer(with_dropout(torch), stream, config, tmp_path / "paused")
+    torch.manual_seed(5)
+    paused.run(until=2, progress=False)
+    torch.rand(7)
+    paused.run(until=4, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(final(whole), final(paused), strict=True))
+
+
+def test_settings_of_numpy_come_back_from_a_checkpoint(torch, stream, tmp_path):
+    config = train.TrainConfig(
+        **{**SETTINGS, "muon_lr": np.float64(0.02), "clip": np.float32(1), "bf16": np.bool_(False)}
+    )
+    train.Trainer(with_dropout(torch), stream, config, tmp_path).run(until=1, progress=False)
+    assert train.Trainer(with_dropout(torch), stream, config, tmp_path).step == 1
+
+
+@pytest.mark.parametrize("setting", [{"bf16": "no"}, {"clip": "1"}, {"muon_lr": True}])
+def test_settings_that_cannot_be(setting):
+    with pytest.raises(tl.TritlabError, match=next(iter(setting))):
+        train.TrainConfig(**{**SETTINGS, **setting})
+
+
+def test_a_context_that_the_model_has_no_positions_for(decoder, stream, tmp_path):
+    model = decoder()
+    context = model.config.max_position_embeddings + 1
+    config = train.TrainConfig(steps=1, batch=1, context=context)
+    with pytest.raises(tl.TritlabError, match=f"context={context} is more than the model's"):
+        train.Trainer(model, stream, config, tmp_path)
+
+
+def test_a_model_in_evaluation_mode_is_not_trained(torch, stream, tmp_path):
+    model = with_dropout(torch).eval()
+    trainer = train.Trainer(model, stream, train.TrainConfig(**SETTINGS), tmp_path)
+    with pytest.raises(tl.TritlabError, match=r"call model\.train\(\)"):
+        trainer.run(progress=False)
+
+
+def test_an_output_that_has_logits(torch, stream, tmp_path):
+    from types import SimpleNamespace
+
+    plain = with_dropout(torch).eval()
+    wrapped = with_dropout(torch).eval()
+    wrapped.register_forward_hook(lambda *a: SimpleNamespace(logits=a[2]))
+    values = [train.cross_entropy(m, stream[:100], 16) for m in (plain, wrapped)]
+    assert values[0] == values[1]
+    wrapped.register_forward_hook(lambda *_: {"loss": 1})
+    with pytest.raises(tl.TritlabError, match="returns dict, which has no logits"):
+        train.cross_entropy(wrapped, stream[:100], 16)

@@ -56,9 +56,9 @@ def export(
     Which of them is the model that was trained, and how it is loaded:
 
     - one scale, int8 activations: `packed` or `master` by `Model.load(folder)`, or `dense` by
-      `Model.load(folder, "TERNARY")` (or "TERNARY_B3"; "SIGN" for the sign rules). Codes are those
-      of training, the scale is too, to a unit in its last place, and activations are rounded by
-      the same formula; sums are added up in another order than PyTorch's.
+      `Model.load(folder, "TERNARY")`, in float32 (or "TERNARY_B3"; "SIGN" for the sign rules).
+      Codes are those of training, the scale is too, to a unit in its last place, and activations
+      are rounded by the same formula; sums are added up in another order than PyTorch's.
     - any rule and group, no activation rounding: `dense` in float32 by `Model.load(folder)`. The
       weights are the same bits. Groups of 32, 64, 128 or 256 also run packed, by
       `Model.load(folder, "TERNARY_G64+optimal", activations="f32")`: the codes of training, scales
@@ -100,6 +100,8 @@ def export(
                 "rounded weights, which is another model: train until λ is 1, or call "
                 "set_blend(model, 1.0) first"
             )
+    # Of a model that the configuration came from; readers would round these weights once more.
+    settings.pop("quantization_config", None)
     if layers and weights != "dense":
         plain = [n for n, m in modules.items() if type(m) is nn.Linear]
         # A list without the head makes it BitLinear too, also where it is the embedding.
@@ -161,14 +163,12 @@ def check_place(folder: Path, overwrite: bool) -> None:
 
 
 def _is_export(folder: Path) -> bool:
-    """Whether the tensors bear the mark; before there was one, all exports had BitNet's form."""
+    """Whether the tensors bear the mark of an export."""
     try:
         with safe_open(folder / FILES[1], "numpy") as tensors:
-            marked = (tensors.metadata() or {}).get("made_by") == MARK["made_by"]
-        settings = json.loads((folder / FILES[0]).read_text())
-    except (OSError, ValueError, SafetensorError):
+            return bool((tensors.metadata() or {}).get("made_by") == MARK["made_by"])
+    except (OSError, SafetensorError):
         return False
-    return marked or (isinstance(settings, dict) and settings.get("model_type") == "bitnet")
 
 
 def _settings(model: nn.Module, config: dict[str, Any] | None) -> dict[str, Any]:

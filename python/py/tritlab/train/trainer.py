@@ -13,6 +13,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -59,8 +60,16 @@ class TrainConfig:
             if not (number and 0 <= value <= most and math.isfinite(value)):  # NaN is neither
                 upper = "up" if most == math.inf else f"to {most}"
                 raise TritlabError(f"{name}={value!r} is not a finite number from 0 {upper}")
-        if not self.clip > 0:
-            raise TritlabError(f"clip={self.clip!r} is not above 0; math.inf means no clipping")
+            object.__setattr__(self, name, float(value))
+        clip = self.clip
+        if not isinstance(clip, Real) or isinstance(clip, bool) or not clip > 0:
+            raise TritlabError(f"clip={clip!r} is not a number above 0; math.inf is no clipping")
+        object.__setattr__(self, "clip", float(clip))
+        for name in ("bf16", "compile"):
+            value = getattr(self, name)
+            if not isinstance(value, (bool, np.bool_)):
+                raise TritlabError(f"{name}={value!r} is neither True nor False")
+            object.__setattr__(self, name, bool(value))
         if not 0 <= self.blend_steps <= self.steps:
             raise TritlabError(
                 f"blend_steps={self.blend_steps} is not between 0 and steps={self.steps}: training "
@@ -68,7 +77,7 @@ class TrainConfig:
             )
 
     def _whole(self, name: str, least: int | None = None) -> None:
-        """Make the field an int, from NumPy's too: a checkpoint knows settings by their `repr`."""
+        """Make the field an int, from NumPy's too: a checkpoint holds plain numbers only."""
         value = getattr(self, name)
         whole = isinstance(value, Integral) and not isinstance(value, bool)
         if not whole or (least is not None and value < least):
@@ -96,7 +105,13 @@ class Trainer:
         validation: npt.NDArray[Any] | None = None,
     ) -> None:
         folder = Path(folder)
-        vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
+        of_model = getattr(model, "config", None)
+        vocabulary = getattr(of_model, "vocab_size", None)
+        positions = getattr(of_model, "max_position_embeddings", None)
+        if isinstance(positions, int) and config.context > positions:
+            raise TritlabError(
+                f"context={config.context} is more than the model's {positions} positions"
+            )
         tokens = checked("tokens", tokens, vocabulary)
         if validation is not None:
             validation = checked("validation", validation, vocabulary)
@@ -109,7 +124,7 @@ class Trainer:
         self.identity = checkpoint.identity(config, self.model, tokens)
         self.log_path, self.checkpoint_path = folder / "log.jsonl", folder / "checkpoint.pt"
         self.losses: list[Tensor] = []  # since the last row of the log
-        self.random: dict[str, Any] | None = None  # of a checkpoint, to be taken up by `run`
+        self.random: dict[str, Any] | None = None  # to be taken up by the next `run`
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
@@ -119,8 +134,8 @@ class Trainer:
         if self.checkpoint_path.exists():
             self._resume()
         else:
-            if self.log_path.exists():
-                log.rows(self.log_path)  # an error unless it is of a training, stopped early
+            if self.log_path.exists() and log.rows(self.log_path):  # an error unless it is one
+                self.log_path.replace(self.log_path.with_suffix(".jsonl.old"))
             self.log_path.write_text("")
 
     def run(
@@ -149,6 +164,10 @@ class Trainer:
         ):
             if value < 1:
                 raise TritlabError(f"{name}={value} is less than 1")
+        if not self.model.training:
+            raise TritlabError(
+                "the model is in evaluation mode, where dropout does nothing; call model.train()"
+            )
         c = self.config
         end = c.steps if until is None else min(c.steps, until)
         loss_of = torch.compile(self._loss) if c.compile else self._loss
@@ -168,6 +187,8 @@ class Trainer:
             while self.step < end and not (stop is not None and stop()):
                 self._blend(self.step + 1)
                 inputs, targets = (x.to(c.device) for x in self.windows.batch_at(self.step))
+                # Of whoever computed some before, or of a step that was interrupted here.
+                self.model.zero_grad(set_to_none=True)
                 loss = loss_of(inputs, targets)
                 loss.backward()
                 nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
@@ -199,6 +220,7 @@ class Trainer:
                     self._save()
         if self.step < end:
             self._save()
+        self.random = self._random()  # another `run` goes on from here, whatever is drawn between
 
     def validate(self) -> float:
         """Mean loss on the validation tokens, nats per token."""
@@ -287,8 +309,16 @@ def batch_loss(
     `inputs` and `targets` are int64 [batch, time], on `device` as `model` is.
     """
     with _precision(device, bf16):
-        logits = model(inputs)
+        logits = _logits(model(inputs))
     return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+
+def _logits(output: Any) -> Tensor:
+    """Of a model that returns them, or, as transformers' do, something that has them."""
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        raise TritlabError(f"the model returns {type(output).__name__}, which has no logits")
+    return logits
 
 
 @torch.no_grad()
@@ -308,12 +338,12 @@ def cross_entropy(
     targets int64 [batch, time].
     """
     tokens = checked("tokens", tokens)
-    device = next(model.parameters()).device.type
+    device = str(next(model.parameters()).device)
     total, count = 0.0, 0
     with _evaluating(model):
         for inputs, targets in _in_order(tokens, context, batch):
             with _precision(device, bf16):
-                logits = model(inputs.to(device)).float().cpu()
+                logits = _logits(model(inputs.to(device))).float().cpu()
             flat = logits.flatten(0, 1)
             total += F.cross_entropy(flat, targets.flatten(), reduction="sum").item()
             count += targets.numel()
