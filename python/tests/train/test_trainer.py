@@ -163,7 +163,7 @@ def test_schedule():
         ({"adam_lr": -1.0}, "adam_lr=-1.0 is not a finite number from 0 up"),
         ({"adam_lr": float("inf")}, "adam_lr=inf is not a finite number"),
         ({"warmup": 1.5}, "warmup=1.5 is not a finite number from 0 to 1"),
-        ({"clip": 0.0}, "clip=0.0 is not above 0"),
+        ({"clip": 0.0}, "clip=0.0 is not a number above 0"),
     ],
 )
 def test_settings_out_of_range_are_named(setting, message):
