@@ -83,6 +83,9 @@ pub(crate) trait Op {
     fn run<I: Isa>(self, isa: I) -> Self::Out;
 }
 
+/// [`Isa::ahead`] of most CPUs.
+const USUALLY_AHEAD: [usize; 2] = [2048, 0];
+
 /// A token: having one proves that the CPU can run the instructions.
 pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// Row vectors (of the four in a panel) and tokens that a matrix product keeps in registers.
@@ -120,7 +123,7 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// leaves it to the hardware.
     #[inline(always)]
     fn ahead(self) -> [usize; 2] {
-        [2048, 0]
+        USUALLY_AHEAD
     }
     /// `(byte >> shift) & mask` in every byte, to the left where `shift` is negative. The mask has only bits
     /// that the shift fills from the byte itself.

@@ -5,7 +5,6 @@ use crate::backend::{Backend, Kernel, Ops};
 use crate::error::Result;
 use crate::format::{Format, Grouping};
 use crate::matrix::Matrix;
-use crate::op::lookup::Whole;
 use crate::op::{CacheType, KeyValues, Queries, Query};
 use crate::oracle::Activation;
 use crate::panel::{Panels, ROWS};
@@ -50,30 +49,26 @@ fn columns(format: Format) -> usize {
 }
 
 fn product(kernel: &Kernel, ops: &'static Ops, format: Format, times: usize) -> Result<Work> {
-    if let ("gemm", Some(whole)) = (kernel.op, ops.whole(format)) {
-        return whole_product(format, whole, times);
-    }
-    let cols = times * columns(format);
-    // A panel; the oracle, which takes rows one by one and its time, gets one.
-    let rows = if kernel.backend == Backend::Oracle { 1 } else { ROWS };
-    let (tokens, run) = match kernel.op {
-        "gemv" => (1, ops.gemv(format)),
-        _ => (ops.gemm_tokens(), ops.gemm(format)),
+    let whole = ops.whole(format).filter(|_| kernel.op == "gemm");
+    let (rows, cols, tokens) = match (whole, kernel.op) {
+        // Whole matrices: so many rows and tokens that what is done once for either does not hide the rest.
+        (Some(_), _) => (256, times * 256, 40),
+        // A panel; the oracle, which takes rows one by one and its time, gets one.
+        (None, op) => {
+            let rows = if kernel.backend == Backend::Oracle { 1 } else { ROWS };
+            (rows, times * columns(format), if op == "gemv" { 1 } else { ops.gemm_tokens() })
+        }
     };
     let panels = Panels::pack(&Matrix::quantize(format, rows, cols, &painted(rows * cols))?)?;
     let acts = Acts::quantize(format.info().activation, &painted(tokens * cols), tokens, cols)?;
-    let mut out = vec![0.0; tokens * ROWS];
-    let run = Box::new(move || run(&panels, 0, &acts, 0, &mut out));
-    Ok(Work { run, units: rows * cols * tokens, tokens })
-}
-
-/// A kernel that takes whole matrices: so many rows and tokens that what is done once for either is little, as in use.
-fn whole_product(format: Format, whole: Whole, times: usize) -> Result<Work> {
-    let (rows, cols, tokens) = (256, times * 256, 40);
-    let panels = Panels::pack(&Matrix::quantize(format, rows, cols, &painted(rows * cols))?)?;
-    let acts = Acts::quantize(format.info().activation, &painted(tokens * cols), tokens, cols)?;
-    let mut out = vec![0.0; tokens * rows];
-    let run = Box::new(move || _ = whole(&panels, &acts, 0, &mut out));
+    let mut out = vec![0.0; tokens * rows.max(ROWS)];
+    let run: Box<dyn FnMut()> = match whole {
+        Some(whole) => Box::new(move || _ = whole(&panels, &acts, 0, &mut out)),
+        None => {
+            let by_panel = if tokens == 1 { ops.gemv(format) } else { ops.gemm(format) };
+            Box::new(move || by_panel(&panels, 0, &acts, 0, &mut out))
+        }
+    };
     Ok(Work { run, units: rows * cols * tokens, tokens })
 }
 

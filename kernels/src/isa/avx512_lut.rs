@@ -1,6 +1,6 @@
 //! AVX-512's `vpermw` as a look-up: 32 rows find a sum of three trits' or five signs' products in a table of 32 words,
-//! in the time of 64 products by `vpdpbusd` where a core permutes as often as it multiplies. AMD's Zen 5 does; Intel's
-//! cores and Zen 4 do half of that at most (benches/LOG.md), so these kernels are preferred on Zen 5 and later only.
+//! in the time of 64 products by `vpdpbusd` where a core permutes as often as it multiplies. AMD's Zen 5 does, a Xeon does
+//! half of that (benches/LOG.md), and others were not measured, so these kernels are preferred on Zen 5 and later only.
 
 use core::arch::x86_64::*;
 

@@ -20,5 +20,5 @@ pub(crate) fn here() -> bool {
 /// [`super::Isa::ahead`] on x86-64.
 #[inline]
 pub(crate) fn ahead() -> [usize; 2] {
-    if here() { [4096, 4096] } else { [2048, 0] }
+    if here() { [4096, 4096] } else { super::USUALLY_AHEAD }
 }

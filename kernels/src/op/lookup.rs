@@ -129,7 +129,7 @@ struct Scratch {
     acc: Vec<Row16<f32>>,
 }
 
-/// Numbers of 16 rows, aligned: loads and stores would cross lines of the cache.
+/// Numbers of 16 rows, aligned: otherwise loads and stores would cross lines of the cache.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Row16<T>([T; 16]);
