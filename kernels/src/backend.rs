@@ -339,7 +339,7 @@ fn rows<I: Isa>(backend: Backend) -> Option<Ops> {
         gemms: products.0.clone(),
         products: products.0,
         wholes: Vec::new(),
-        // The largest tile is twice as wide as the one the constant is about.
+        // Two tiles.
         gemm_tokens: 2 * I::TOKENS,
         quantize_row: quantize::quantize_row::<I>,
         rms_norm: norm::rms_norm::<I>,

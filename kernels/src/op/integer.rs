@@ -44,6 +44,8 @@ const fn alternate<I: Isa, C: CodedFormat, const N: usize>() -> bool {
 
 /// Steps of four columns in a chunk.
 const STEPS: usize = CHUNK / 4;
+/// Tokens of a full tile where vectors are wide.
+const FULL: usize = 6;
 
 /// Integer products of a format whose panels are planes of bits.
 pub struct Integer<C>(PhantomData<C>);
@@ -59,7 +61,6 @@ impl<C: CodedFormat> Kernel for Integer<C> {
         match const { shape::<I, C>() } {
             (4, 6) => many::<I, C, 4, 6>(isa, panel, acts, t0, out),
             (2, 6) => many::<I, C, 2, 6>(isa, panel, acts, t0, out),
-            (1, 12) => many::<I, C, 1, 12>(isa, panel, acts, t0, out),
             (1, 4) => many::<I, C, 1, 4>(isa, panel, acts, t0, out),
             _ => many::<I, C, 1, 2>(isa, panel, acts, t0, out),
         }
@@ -71,8 +72,6 @@ impl<C: CodedFormat> Kernel for Integer<C> {
 /// sums are in use every 8 steps.
 const fn shape<I: Isa, C: CodedFormat>() -> (usize, usize) {
     match (I::VECTORS, I::TOKENS) {
-        // Two planes of two bits and one: a tall tile, which unpacks for twice as many tokens.
-        (4, 6..) if C::CODES.sub_len.is_some() && C::CODES.bits == 3 => (1, 12),
         (4, 6..) if C::CODES.sub_len.is_some() => (2, 6),
         (4, 6..) if matches!(C::INFO.activation, Grouping::Group32) => (2, 6),
         (4, 6..) => (4, 6),
@@ -97,7 +96,6 @@ fn many<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
         let out = &mut out[t * ROWS..];
         t += match n - t {
             left if left >= N => vectors::<I, C, V, N>(isa, panel, acts, t0 + t, out),
-            left if N > 6 && left >= 6 => vectors::<I, C, V, 6>(isa, panel, acts, t0 + t, out),
             left if N > 4 && left >= 4 => vectors::<I, C, V, 4>(isa, panel, acts, t0 + t, out),
             left if N > 2 && left >= 2 => vectors::<I, C, V, 2>(isa, panel, acts, t0 + t, out),
             _ => vectors::<I, C, V, 1>(isa, panel, acts, t0 + t, out),
@@ -114,6 +112,13 @@ fn vectors<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     t: usize,
     out: &mut [f32],
 ) -> usize {
+    if const { N == FULL && V == 2 && !cfg!(debug_assertions) && matches!(C::CODES.bits, 2 | 3 | 5 | 6) }
+    {
+        // Where these codes' bits are depends on the vector: known when compiled, or shifts and branches at each step.
+        tile::<I, C, V, N>(isa, panel, 0, acts, t, out);
+        tile::<I, C, V, N>(isa, panel, 2, acts, t, out);
+        return N;
+    }
     for v in (0..4).step_by(V) {
         tile::<I, C, V, N>(isa, panel, v, acts, t, out);
     }
@@ -138,11 +143,11 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     let dx: [&[f32]; N] = std::array::from_fn(|t| &acts.scales(t0 + t)[..geometry.groups]);
     let sums: [&[i32]; N] = std::array::from_fn(|t| &acts.sums(t0 + t)[..geometry.groups]);
 
+    // Every line of the stream, not only codes: those left out would each be waited for.
     let ahead = match codes.sub_len {
         _ if N > 1 => 0,
         None if slow(&codes) => isa.ahead()[0],
-        // Three bits alone are read slower when asked for.
-        Some(_) if codes.bits != 3 => isa.ahead()[1],
+        Some(_) => isa.ahead()[1],
         _ => 0,
     };
     let mut acc = [[isa.splat(0.0); N]; V];
@@ -151,22 +156,32 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
         let (sub_mins, spans) = group.split_at(geometry.sub_min_lines);
         let (spans, halves) = spans.split_at(geometry.sub_lines + geometry.code_lines);
         if N == 1 {
-            // The hardware's prefetcher follows once these have been asked for.
+            // Where nothing is asked for ahead, the hardware's prefetcher follows once these have been asked for.
             for line in sub_mins {
-                isa.prefetch(&line.0, 0);
+                isa.prefetch(&line.0, ahead);
+            }
+        }
+        if ahead > 0 {
+            for line in halves {
+                isa.prefetch(&line.0, ahead);
             }
         }
         // What the minima are multiplied with: first, because they come first in memory.
         let mut total = [[isa.splat_i32(0); N]; V];
         if codes.min {
-            for v in 0..V {
-                for t in 0..N {
-                    total[v][t] = match codes.sub_len {
-                        None => isa.splat_i32(sums[t][g]),
-                        Some(len) => {
-                            let pairs = acts.sub_pairs(t0 + t, g, len);
-                            weigh(isa, sub_mins, v0 + v, pairs)
+            match codes.sub_len {
+                None => {
+                    for v in 0..V {
+                        for t in 0..N {
+                            total[v][t] = isa.splat_i32(sums[t][g]);
                         }
+                    }
+                }
+                Some(len) => {
+                    let pairs: [_; N] = std::array::from_fn(|t| acts.sub_pairs(t0 + t, g, len));
+                    total = match len {
+                        32 => weigh::<I, V, N, 2>(isa, sub_mins, v0, pairs),
+                        _ => weigh::<I, V, N, 4>(isa, sub_mins, v0, pairs),
                     };
                 }
             }
@@ -191,6 +206,11 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
         }
         for (p, span) in spans.chunks_exact(span_lines(&codes)).enumerate() {
             let (subs, lines) = span.split_at(span_sub_lines(&codes));
+            if ahead > 0 {
+                for line in subs {
+                    isa.prefetch(&line.0, ahead);
+                }
+            }
             for (c, lines) in lines.chunks_exact(chunk_lines(&codes)).enumerate() {
                 let a: [&[[i8; 4]; STEPS]; N] = std::array::from_fn(|t| &a[t][chunk]);
                 chunk += 1;
@@ -201,15 +221,14 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
                 }
                 let Some(len) = codes.sub_len else {
                     if const { alternate::<I, C, N>() } {
-                        steps::<I, C, V, N>(isa, lines, v0, 0..STEPS / 2, a, &mut sum);
-                        steps::<I, C, V, N>(isa, lines, v0, STEPS / 2..STEPS, a, &mut other);
+                        steps::<I, C, V, N, 0, 4>(isa, lines, v0, a, &mut sum);
+                        steps::<I, C, V, N, 4, 4>(isa, lines, v0, a, &mut other);
                     } else {
-                        steps::<I, C, V, N>(isa, lines, v0, 0..STEPS, a, &mut sum);
+                        steps::<I, C, V, N, 0, 8>(isa, lines, v0, a, &mut sum);
                     }
                     continue;
                 };
                 for part in 0..CHUNK / len {
-                    let at = part * len / 4..(part + 1) * len / 4;
                     // Index in the span.
                     let s = c * (CHUNK / len) + part;
                     let mut own = [[isa.splat_i32(0); N]; V];
@@ -221,7 +240,11 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
                             }
                         }
                     }
-                    steps::<I, C, V, N>(isa, lines, v0, at, a, &mut own);
+                    match (len, part) {
+                        (32, _) => steps::<I, C, V, N, 0, 8>(isa, lines, v0, a, &mut own),
+                        (_, 0) => steps::<I, C, V, N, 0, 4>(isa, lines, v0, a, &mut own),
+                        _ => steps::<I, C, V, N, 4, 4>(isa, lines, v0, a, &mut own),
+                    }
                     for v in 0..V {
                         let scale = isa.byte(isa.bytes(&subs[v0 + v].0), s);
                         for t in 0..N {
@@ -330,12 +353,24 @@ fn sub_offsets<I: Isa>(pairs: &[[i16; 4]], codes: &Codes, out: &mut [i32; 16]) {
     }
 }
 
-/// Sum over the sub-blocks of `x[s] * pairs[s]`, where `lines` holds 16 rows x 4 sub-blocks each.
+/// Sums over the sub-blocks (four times `FOURS`) of `x[s] * pairs[s]`, where `lines` holds 16 rows x 4 sub-blocks each.
 #[inline(always)]
-pub(super) fn weigh<I: Isa>(isa: I, lines: &[Line], v: usize, pairs: &[[i16; 4]]) -> I::I32 {
-    let mut total = isa.splat_i32(0);
-    for (four, pairs) in lines.chunks_exact(4).zip(pairs) {
-        total = isa.dot_sub(total, isa.bytes(&four[v].0), *pairs);
+pub(super) fn weigh<I: Isa, const V: usize, const N: usize, const FOURS: usize>(
+    isa: I,
+    lines: &[Line],
+    v0: usize,
+    pairs: [&[[i16; 4]]; N],
+) -> [[I::I32; N]; V] {
+    let mut total = [[isa.splat_i32(0); N]; V];
+    let lines: &[[Line; 4]] = &lines.as_chunks().0[..FOURS];
+    let pairs = pairs.map(|p| &p[..FOURS]);
+    for i in 0..FOURS {
+        for v in 0..V {
+            let x = isa.bytes(&lines[i][v0 + v].0);
+            for t in 0..N {
+                total[v][t] = isa.dot_sub(total[v][t], x, pairs[t][i]);
+            }
+        }
     }
     total
 }
@@ -417,60 +452,92 @@ fn codes_of<I: Isa, C: CodedFormat, const V: usize>(
     u
 }
 
-/// Adds the steps `at` of a chunk to the integer sums.
+/// Adds `LEN` steps of a chunk, from step `FROM` on, to the integer sums: 4 or 8.
+///
+/// Full tiles go step by step in the source: a loop whose body is long is not unrolled, and its shifts and places,
+/// constants here, would be found anew at each step.
 #[inline(always)]
-fn steps<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
+fn steps<
+    I: Isa,
+    C: CodedFormat,
+    const V: usize,
+    const N: usize,
+    const FROM: usize,
+    const LEN: usize,
+>(
     isa: I,
     lines: &[Line],
     v0: usize,
-    at: std::ops::Range<usize>,
     a: [&[[i8; 4]; STEPS]; N],
     sum: &mut [[I::I32; N]; V],
 ) {
-    let codes = C::CODES;
-    let lines = &lines[..chunk_lines(&codes)];
-    if wide(&codes) {
-        for s in at {
-            let u = codes_of::<I, C, V>(isa, lines, s, v0);
-            for t in 0..N {
-                for v in 0..V {
-                    sum[v][t] = isa.dot_wide(sum[v][t], u[v], a[t][s]);
-                }
-            }
+    const { assert!(FROM + LEN <= STEPS && (LEN == 4 || LEN == 8)) };
+    let lines = &lines[..chunk_lines(&C::CODES)];
+    let mut run = [[isa.begin(sum[0][0]); N]; V];
+    if N < FULL || cfg!(debug_assertions) {
+        for i in 0..LEN {
+            step::<I, C, V, N, LEN>(isa, lines, v0, FROM, i, a, &mut run, sum);
         }
         return;
     }
+    step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 0, a, &mut run, sum);
+    step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 1, a, &mut run, sum);
+    step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 2, a, &mut run, sum);
+    step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 3, a, &mut run, sum);
+    if LEN == 8 {
+        step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 4, a, &mut run, sum);
+        step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 5, a, &mut run, sum);
+        step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 6, a, &mut run, sum);
+        step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 7, a, &mut run, sum);
+    }
+}
+
+/// Step `i` of the `LEN` from step `from` on. `run` are the sums that [`Isa::dot`] adds to, of as many steps as it can.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "a step of a loop, not a function of its own")]
+fn step<I: Isa, C: CodedFormat, const V: usize, const N: usize, const LEN: usize>(
+    isa: I,
+    lines: &[Line],
+    v0: usize,
+    from: usize,
+    i: usize,
+    a: [&[[i8; 4]; STEPS]; N],
+    run: &mut [[I::Acc; N]; V],
+    sum: &mut [[I::I32; N]; V],
+) {
     let length = const { run_length::<I>(C::CODES.max) };
-    let mut from = at.start;
-    while from < at.end {
-        let to = at.end.min(from + length);
-        let mut run = [[isa.begin(sum[0][0]); N]; V];
+    let wide = const { wide(&C::CODES) };
+    if !wide && i % length == 0 {
         for v in 0..V {
             for t in 0..N {
                 run[v][t] = isa.begin(sum[v][t]);
             }
         }
-        for s in from..to {
-            let u = codes_of::<I, C, V>(isa, lines, s, v0);
-            for t in 0..N {
-                for v in 0..V {
-                    run[v][t] = isa.dot(run[v][t], u[v], a[t][s]);
-                }
-            }
-            if N > 6 {
-                // Otherwise the compiler goes token by token, each dot product waiting for the one before.
-                for v in 0..V {
-                    for t in 0..N {
-                        run[v][t] = isa.pin(run[v][t]);
-                    }
-                }
+    }
+    let u = codes_of::<I, C, V>(isa, lines, from + i, v0);
+    for t in 0..N {
+        for v in 0..V {
+            let a = a[t][from + i];
+            if wide {
+                sum[v][t] = isa.dot_wide(sum[v][t], u[v], a);
+            } else {
+                run[v][t] = isa.dot(run[v][t], u[v], a);
             }
         }
+    }
+    if !wide && N > 1 {
+        // Otherwise the compiler mixes steps, or goes token by token, each dot product waiting for the one before.
+        for v in 0..V {
+            for t in 0..N {
+                run[v][t] = isa.pin(run[v][t]);
+            }
+        }
+    }
+    if !wide && (i % length == length - 1 || i == LEN - 1) {
         for v in 0..V {
             for t in 0..N {
                 sum[v][t] = isa.finish(run[v][t], sum[v][t]);
             }
         }
-        from = to;
     }
 }
