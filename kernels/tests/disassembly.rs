@@ -107,12 +107,12 @@ fn ternary_is_looked_up() {
 #[test]
 fn ternary_on_avx512_reads_a_line_and_multiplies_four_times() {
     let Some(code) = code("gemv-ternary-avx512") else { return };
-    // Two loops, a half each, unless they are unrolled.
-    let part = if cfg!(debug_assertions) { 0.5 } else { 1.0 };
-    assert_eq!(executed(&code, "vpdpbusd"), 4.0 * part, "{code}");
-    assert!(reads(&code, 64, 64.0 * part), "{code}");
+    assert_eq!(executed(&code, "vpdpbusd"), 4.0, "{code}");
+    assert!(reads(&code, 64, 64.0), "{code}");
     assert_eq!(code.counts.dots, 4.0, "{code}");
-    assert_eq!(code.counts.shuffles, 0.0, "{code}");
+    // A debug build broadcasts activations by instructions of their own, which count as shuffles.
+    let most = if cfg!(debug_assertions) { 1.0 } else { 0.0 };
+    assert!(code.counts.shuffles <= most, "{code}");
 }
 
 /// Codes of 4 bits, with 32 columns or a sub-block at a time: two lines and four dot products.

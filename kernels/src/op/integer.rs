@@ -454,8 +454,9 @@ fn codes_of<I: Isa, C: CodedFormat, const V: usize>(
 
 /// Adds `LEN` steps of a chunk, from step `FROM` on, to the integer sums: 4 or 8.
 ///
-/// Full tiles go step by step in the source: a loop whose body is long is not unrolled, and its shifts and places,
-/// constants here, would be found anew at each step.
+/// Full tiles and single tokens go step by step in the source: a loop whose body is long is not unrolled, and its
+/// shifts and places, constants here, would be found anew at each step. (Full tiles of a debug build would take minutes
+/// to compile.)
 #[inline(always)]
 fn steps<
     I: Isa,
@@ -474,7 +475,7 @@ fn steps<
     const { assert!(FROM + LEN <= STEPS && (LEN == 4 || LEN == 8)) };
     let lines = &lines[..chunk_lines(&C::CODES)];
     let mut run = [[isa.begin(sum[0][0]); N]; V];
-    if N < FULL || cfg!(debug_assertions) {
+    if const { !(I::VECTORS == 4 && (N == 1 || N == FULL && !cfg!(debug_assertions))) } {
         for i in 0..LEN {
             step::<I, C, V, N, LEN>(isa, lines, v0, FROM, i, a, &mut run, sum);
         }
