@@ -508,7 +508,7 @@ fn step<I: Isa, C: CodedFormat, const V: usize, const N: usize, const LEN: usize
 ) {
     let length = const { run_length::<I>(C::CODES.max) };
     let wide = const { wide(&C::CODES) };
-    if !wide && i % length == 0 {
+    if !wide && i.is_multiple_of(length) {
         for v in 0..V {
             for t in 0..N {
                 run[v][t] = isa.begin(sum[v][t]);
