@@ -45,6 +45,12 @@ fn reads(code: &Disassembly, width: usize, bytes: f64) -> bool {
     if cfg!(debug_assertions) { read >= bytes - 1e-9 } else { (read - bytes).abs() < 1e-9 }
 }
 
+/// Whether a chunk's steps are one loop. In a debug build that depends on how the compiler splits the crate, so what a
+/// loop executes is asked of optimised builds only (also by the Python package's tests), what the kernel does of all.
+const fn in_one_loop() -> bool {
+    !cfg!(debug_assertions)
+}
+
 /// What holds for any kernel.
 fn check(code: &Disassembly) {
     let name = &code.kernel;
@@ -107,8 +113,10 @@ fn ternary_is_looked_up() {
 #[test]
 fn ternary_on_avx512_reads_a_line_and_multiplies_four_times() {
     let Some(code) = code("gemv-ternary-avx512") else { return };
-    assert_eq!(executed(&code, "vpdpbusd"), 4.0, "{code}");
-    assert!(reads(&code, 64, 64.0), "{code}");
+    if in_one_loop() {
+        assert_eq!(executed(&code, "vpdpbusd"), 4.0, "{code}");
+        assert!(reads(&code, 64, 64.0), "{code}");
+    }
     assert_eq!(code.counts.dots, 4.0, "{code}");
     // A debug build broadcasts activations by instructions of their own, which count as shuffles.
     let most = if cfg!(debug_assertions) { 1.0 } else { 0.0 };
@@ -120,8 +128,13 @@ fn ternary_on_avx512_reads_a_line_and_multiplies_four_times() {
 fn codes_of_four_bits_are_two_lines() {
     for format in ["q4_0", "q4_k"] {
         let Some(code) = code(&format!("gemv-{format}-avx512")) else { return };
-        assert_eq!(executed(&code, "vpdpbusd"), 4.0, "{code}");
-        assert!(vector_bytes(&code, 64) >= 128.0, "{code}");
+        if in_one_loop() {
+            assert_eq!(executed(&code, "vpdpbusd"), 4.0, "{code}");
+            assert!(vector_bytes(&code, 64) >= 128.0, "{code}");
+        }
+        // Of Q4_K also four for its minima: 64 rows x 8 sub-blocks.
+        let minima = if format == "q4_k" { 0.25 } else { 0.0 };
+        assert_eq!(code.counts.dots, 4.0 + minima, "{code}");
         // Beside codes: scales, 2 bytes per 32 weights, or of Q4_K also a byte twice for a sub-block, and activations.
         assert!(code.counts.bytes_read >= 128.0 + 16.0, "{code}");
     }
@@ -140,7 +153,10 @@ fn codes_of_eight_bits_need_no_unpacking() {
 #[test]
 fn codes_of_six_bits_are_three_lines() {
     let Some(code) = code("gemv-q6_k-avx512") else { return };
-    assert_eq!(executed(&code, "vpdpbusd"), 4.0, "{code}");
+    if in_one_loop() {
+        assert_eq!(executed(&code, "vpdpbusd"), 4.0, "{code}");
+    }
+    assert_eq!(code.counts.dots, 4.0, "{code}");
     assert!(code.counts.bytes_read >= 192.0 + 16.0, "{code}");
 }
 
