@@ -279,6 +279,7 @@ pub(crate) trait Unit: Copy + Send + Sync + 'static {
 }
 
 /// 32 words, aligned: a table to look up, or indices into tables.
+#[allow(dead_code, reason = "not every architecture finds 32 words as fast as it multiplies")]
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub(crate) struct Words(pub [i16; 32]);
