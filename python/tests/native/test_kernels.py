@@ -57,6 +57,12 @@ def test_a_kernel_shows_its_code(name, backend):
     if backend == "avx512":
         dots = [i for i in code.instructions if i["text"].startswith("vpdpbusd")]
         assert sum(i["executed"] for i in dots) == 4, "64 products each"
+        # Whole lines that the loop reads, but for sums that wait on the stack: the codes.
+        lines = [i for i in code.instructions if i["bytes_read"] == 64 and "[rsp" not in i["text"]]
+        read = sum(i["executed"] * 64 for i in lines)
+        assert read == 64 if name == "TERNARY" else read >= 32 * bits
+        if name == "TERNARY":
+            assert code.counts["shuffles"] == 0
 
 
 @needs_steps
