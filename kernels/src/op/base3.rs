@@ -21,7 +21,7 @@ use crate::format::{CodedFormat, Scales};
 use crate::isa::Isa;
 use crate::panel::{Line, ROWS};
 
-use super::integer::{half_line, store_rows};
+use super::integer::{ask, half_line, store_rows};
 use super::product::{Kernel, Panel};
 
 /// Digits of a byte.
@@ -131,11 +131,7 @@ fn telescoped<I: Isa, const V: usize>(
     let mut fours = lines.chunks_exact(4);
     let ahead = isa.ahead()[1];
     for (a, four) in whole.iter().zip(&mut fours) {
-        if ahead > 0 {
-            for line in four {
-                isa.prefetch(&line.0, ahead);
-            }
-        }
+        ask(isa, four, ahead);
         add_bytes(isa, four, v0, a, &mut sums);
     }
     if let (false, Some(four)) = (rest.is_empty(), fours.next()) {

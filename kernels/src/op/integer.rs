@@ -161,11 +161,7 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
                 isa.prefetch(&line.0, ahead);
             }
         }
-        if ahead > 0 {
-            for line in halves {
-                isa.prefetch(&line.0, ahead);
-            }
-        }
+        ask(isa, halves, ahead);
         // What the minima are multiplied with: first, because they come first in memory.
         let mut total = [[isa.splat_i32(0); N]; V];
         if codes.min {
@@ -179,10 +175,7 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
                 }
                 Some(len) => {
                     let pairs: [_; N] = std::array::from_fn(|t| acts.sub_pairs(t0 + t, g, len));
-                    total = match len {
-                        32 => weigh::<I, V, N, 2>(isa, sub_mins, v0, pairs),
-                        _ => weigh::<I, V, N, 4>(isa, sub_mins, v0, pairs),
-                    };
+                    total = weigh(isa, sub_mins, v0, pairs, len);
                 }
             }
         }
@@ -206,19 +199,11 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
         }
         for (p, span) in spans.chunks_exact(span_lines(&codes)).enumerate() {
             let (subs, lines) = span.split_at(span_sub_lines(&codes));
-            if ahead > 0 {
-                for line in subs {
-                    isa.prefetch(&line.0, ahead);
-                }
-            }
+            ask(isa, subs, ahead);
             for (c, lines) in lines.chunks_exact(chunk_lines(&codes)).enumerate() {
                 let a: [&[[i8; 4]; STEPS]; N] = std::array::from_fn(|t| &a[t][chunk]);
                 chunk += 1;
-                if ahead > 0 {
-                    for line in &lines[..chunk_lines(&codes)] {
-                        isa.prefetch(&line.0, ahead);
-                    }
-                }
+                ask(isa, lines, ahead);
                 let Some(len) = codes.sub_len else {
                     if const { alternate::<I, C, N>() } {
                         steps::<I, C, V, N, 0, 4>(isa, lines, v0, a, &mut sum);
@@ -353,9 +338,34 @@ fn sub_offsets<I: Isa>(pairs: &[[i16; 4]], codes: &Codes, out: &mut [i32; 16]) {
     }
 }
 
-/// Sums over the sub-blocks (four times `FOURS`) of `x[s] * pairs[s]`, where `lines` holds 16 rows x 4 sub-blocks each.
+/// Asks for lines `ahead` bytes after these, where anything is asked for ahead: see [`Isa::ahead`].
 #[inline(always)]
-pub(super) fn weigh<I: Isa, const V: usize, const N: usize, const FOURS: usize>(
+pub(super) fn ask<I: Isa>(isa: I, lines: &[Line], ahead: usize) {
+    if ahead > 0 {
+        for line in lines {
+            isa.prefetch(&line.0, ahead);
+        }
+    }
+}
+
+/// Sums over the sub-blocks, of `len` columns, of `x[s] * pairs[s]`, where `lines` holds 16 rows x 4 sub-blocks each.
+#[inline(always)]
+pub(super) fn weigh<I: Isa, const V: usize, const N: usize>(
+    isa: I,
+    lines: &[Line],
+    v0: usize,
+    pairs: [&[[i16; 4]]; N],
+    len: usize,
+) -> [[I::I32; N]; V] {
+    match len {
+        32 => weigh_fours::<I, V, N, 2>(isa, lines, v0, pairs),
+        _ => weigh_fours::<I, V, N, 4>(isa, lines, v0, pairs),
+    }
+}
+
+/// [`weigh`] of four times `FOURS` sub-blocks.
+#[inline(always)]
+fn weigh_fours<I: Isa, const V: usize, const N: usize, const FOURS: usize>(
     isa: I,
     lines: &[Line],
     v0: usize,

@@ -365,10 +365,7 @@ fn add_groups<U: Unit, C: CodedFormat, const G: usize>(unit: U, ready: Ready<'_>
                             let mins =
                                 &groups[j * geometry.group_lines()..][..geometry.sub_min_lines];
                             let pairs = [acts.sub_pairs(t + i, first + j, len)];
-                            let [[total]] = match len {
-                                32 => weigh::<_, 1, 1, 2>(isa, mins, v, pairs),
-                                _ => weigh::<_, 1, 1, 4>(isa, mins, v, pairs),
-                            };
+                            let [[total]] = weigh(isa, mins, v, pairs, len);
                             total
                         }
                         None => isa.splat_i32(total[j]),
