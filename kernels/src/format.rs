@@ -43,6 +43,7 @@ mod tq2_0;
 
 pub use field::{Field, Holds};
 
+use crate::activation::CHUNK;
 use crate::error::{Error, Result};
 
 pub(crate) use ternary::{absmean, ternary as nearest_ternary};
@@ -247,7 +248,8 @@ pub struct Codes {
     pub table: Option<[i8; 16]>,
     /// Whether a panel keeps five ternary codes to a byte instead of planes of bits.
     pub base3: bool,
-    /// Meaning of one block's bytes.
+    /// Meaning of one block's bytes; in formats whose scale is outside the blocks, of several, to at most
+    /// [`MAX_BLOCK`] weights.
     pub decode: fn(&[u8], &mut Plain),
     /// Quantises one block.
     pub encode: fn(&Input<'_>, &mut [u8]),
@@ -290,6 +292,23 @@ pub struct Info {
     pub fields: &'static [Field],
     /// How to read and write it.
     pub kind: Kind,
+}
+
+impl Info {
+    /// Blocks that [`Codes::decode`] takes at once: where the scale is outside the blocks, which are a byte then, as
+    /// many as whole chunks of columns need and [`Plain`] holds.
+    pub const fn run(&self) -> usize {
+        match self.scales {
+            Scales::None | Scales::Block => 1,
+            Scales::Row | Scales::Tensor => {
+                let mut blocks = MAX_BLOCK / self.block;
+                while !(blocks * self.block).is_multiple_of(CHUNK) {
+                    blocks -= 1;
+                }
+                blocks
+            }
+        }
+    }
 }
 
 /// A type that stands for a format, so that kernels can be generic over its constants.

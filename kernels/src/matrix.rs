@@ -20,6 +20,7 @@
 //!   which the format's file states; block scales that are not finite are refused when panels are packed.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result, check_finite, check_len};
@@ -35,12 +36,17 @@ pub trait Weights {
     fn rows(&self) -> usize;
     /// Columns (inputs).
     fn cols(&self) -> usize;
-    /// Decodes block `b` of row `r` of a coded format.
-    fn block(&self, r: usize, b: usize, out: &mut Plain);
+    /// Decodes these blocks of row `r` of a coded format one after the other: one, or up to [`Info::run`].
+    fn blocks(&self, r: usize, blocks: Range<usize>, out: &mut Plain);
     /// Element `k` of row `r` of a dense format.
     fn element(&self, r: usize, k: usize) -> f32;
     /// Scale outside the blocks that applies to row `r` (1 where there is none).
     fn row_scale(&self, r: usize) -> f32;
+
+    /// Decodes block `b` of row `r` of a coded format.
+    fn block(&self, r: usize, b: usize, out: &mut Plain) {
+        self.blocks(r, b..b + 1, out);
+    }
 
     /// Decodes row `r` into `out` (length `cols`): `row_scale * (d*q - m)`.
     ///
@@ -57,8 +63,10 @@ pub trait Weights {
         }
         let scale = self.row_scale(r);
         let mut plain = Plain::new();
-        for (b, o) in out.chunks_mut(self.format().info().block).enumerate() {
-            self.block(r, b, &mut plain);
+        let (block, run) = (self.format().info().block, self.format().info().run());
+        for (i, o) in out.chunks_mut(run * block).enumerate() {
+            let first = i * run;
+            self.blocks(r, first..first + o.len().div_ceil(block), &mut plain);
             plain.weights(o);
             o.iter_mut().for_each(|w| *w *= scale);
         }
@@ -89,10 +97,10 @@ impl Weights for Matrix<'_> {
         self.cols
     }
 
-    fn block(&self, r: usize, b: usize, out: &mut Plain) {
+    fn blocks(&self, r: usize, blocks: Range<usize>, out: &mut Plain) {
         let n = self.format.info().bytes;
         if let Some(codes) = self.format.codes() {
-            (codes.decode)(&self.row(r)[b * n..(b + 1) * n], out);
+            (codes.decode)(&self.row(r)[blocks.start * n..blocks.end * n], out);
         }
     }
 

@@ -33,13 +33,16 @@
 //! Rows are in lanes: there are no horizontal sums, and a group's scales are one vector. Formats with row or tensor
 //! scales have no scale lines; their f32 scales are kept beside. Missing rows and columns are zeros.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::f16;
 
 use crate::activation::{BASE3_COLS, CHUNK};
 use crate::error::{Error, Result};
-use crate::format::{Codes, Element, Format, Grouping, Info, Kind, Plain, Scales, first_digit};
+use crate::format::{
+    Codes, Element, Format, Grouping, Info, Kind, MAX_BLOCK, Plain, Scales, first_digit,
+};
 use crate::isa::pages::prefer_large;
 use crate::matrix::{Matrix, Weights};
 use crate::threads;
@@ -276,11 +279,12 @@ impl Weights for Panels {
         self.cols
     }
 
-    fn block(&self, r: usize, b: usize, out: &mut Plain) {
+    fn blocks(&self, r: usize, blocks: Range<usize>, out: &mut Plain) {
         let info = self.format.info();
         let Kind::Coded(codes) = &info.kind else { return };
         let (panel, row, g) = (self.panel(r / ROWS), r % ROWS, self.geometry);
-        let place = Place::of(info, g, b * info.block);
+        let place = Place::of(info, g, blocks.start * info.block);
+        let cols = blocks.len() * info.block;
         let group = &panel[place.group..];
         let half = |line: usize| {
             let b = &group[g.scales_at() + line + row / 32].0[row % 32 * 2..];
@@ -300,7 +304,7 @@ impl Weights for Panels {
             }
         }
         if codes.base3 {
-            for i in 0..info.block {
+            for i in 0..cols {
                 let (line, byte, digit) = base3_place(row, place.k + i);
                 // Columns past the last are padding of the format's last block.
                 let u = panel.get(place.group + line).map_or(0, |l| l.0[byte]);
@@ -309,7 +313,7 @@ impl Weights for Panels {
             }
             return;
         }
-        for i in 0..info.block {
+        for i in 0..cols {
             let mut code = 0;
             for plane in planes(codes).into_iter().filter(|p| p.bits > 0) {
                 let (line, byte, bit) = code_place(codes, g, plane, row, place.k + i);
@@ -437,12 +441,17 @@ fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line
             _ => plane_place(codes, plane, s, row / 16),
         })
     });
-    let mut plain = Plain::new();
+    // Four columns of a row are neighbours in a line: one place for all of them.
+    let byte = row % 16 * 4;
+    let (mut plain, mut unsigned) = (Plain::new(), [0u8; MAX_BLOCK]);
     let mut finite = true;
-    for b in 0..matrix.cols().div_ceil(info.block) {
-        matrix.block(r, b, &mut plain);
+    let blocks = matrix.cols().div_ceil(info.block);
+    for first in (0..blocks).step_by(info.run()) {
+        let run = first..blocks.min(first + info.run());
+        let u = &mut unsigned[..run.len() * info.block];
+        matrix.blocks(r, run, &mut plain);
         finite &= plain.d.is_finite() && plain.m.is_finite();
-        let place = Place::of(info, geometry, b * info.block);
+        let place = Place::of(info, geometry, first * info.block);
         let group = &mut panel[place.group..];
         let mut put = |line: usize, x: f32| {
             let at = row % 32 * 2;
@@ -465,32 +474,40 @@ fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line
                 }
             }
         }
-        let code = |q: i16| match &codes.table {
-            Some(table) => table.iter().position(|t| i16::from(*t) == q).unwrap_or(0) as u8,
-            None => (q + codes.zero as i16) as u8,
-        };
+        // The choice is made outside of the loop, which is vectors where there is no table.
+        let pairs = u.iter_mut().zip(plain.q);
+        match &codes.table {
+            Some(table) => pairs.for_each(|(u, q)| {
+                *u = table.iter().position(|t| i16::from(*t) == q).unwrap_or(0) as u8;
+            }),
+            None => pairs.for_each(|(u, q)| *u = (q + codes.zero as i16) as u8),
+        }
         if codes.base3 {
-            // The digits' values are summed first and become fractions when the row is complete.
-            let cols = info.block.min(matrix.cols() - b * info.block);
-            for (i, q) in plain.q[..cols].iter().enumerate() {
-                let (line, byte, digit) = base3_place(row, place.k + i);
-                group[line].0[byte] += code(*q) * [81, 27, 9, 3, 1][digit];
+            // The digits' values are summed first and become fractions when the row is complete; columns past the
+            // last are the digit 0.
+            let cols = u.len().min(matrix.cols() - first * info.block);
+            unsigned[cols..].fill(0);
+            let fours = unsigned[..cols.next_multiple_of(4)].as_chunks::<4>().0;
+            let (line, _, _) = base3_place(row, place.k);
+            for (i, digits) in fours.chunks(BASE3_COLS / 4).enumerate() {
+                let four = &mut group[line + i * 4].0[byte..byte + 4];
+                // Four values in one word: none leaves its byte.
+                let values = digits.iter().zip([81, 27, 9, 3, 1]);
+                let sum = values.fold(0, |sum, (u, place)| sum + u32::from_ne_bytes(*u) * place);
+                four.copy_from_slice(&sum.to_ne_bytes());
             }
             continue;
         }
-        // Four columns of a row are neighbours in a line: one place for all of them.
-        let byte = row % 16 * 4;
-        let steps = plain.q[..info.block].as_chunks::<4>().0;
-        for (c, steps) in steps.chunks(CHUNK / 4).enumerate() {
-            let k = place.k + c * CHUNK;
-            let chunk = &mut group[chunk_at(codes, geometry, k / CHUNK)..];
-            for (step, q) in steps.iter().enumerate() {
-                let q = q.map(code);
-                for (plane, places) in planes.iter().zip(&places).filter(|(p, _)| p.bits > 0) {
-                    let (line, bit) = places[k % CHUNK / 4 + step];
-                    let four = &mut chunk[line].0[byte..byte + 4];
-                    for (b, q) in four.iter_mut().zip(q) {
-                        *b |= (q >> plane.at & mask(plane.bits)) << bit;
+        for (c, steps) in u.as_chunks::<4>().0.chunks(CHUNK / 4).enumerate() {
+            let chunk = &mut group[chunk_at(codes, geometry, place.k / CHUNK + c)..];
+            for (plane, places) in planes.iter().zip(&places).filter(|(p, _)| p.bits > 0) {
+                // The bits of four codes in one word: none leaves its byte.
+                let mask = u32::from_ne_bytes([mask(plane.bits); 4]);
+                for (u, (line, bit)) in steps.iter().zip(places) {
+                    let four = &mut chunk[*line].0[byte..byte + 4];
+                    let bits = (u32::from_ne_bytes(*u) >> plane.at & mask) << bit;
+                    for (b, new) in four.iter_mut().zip(bits.to_ne_bytes()) {
+                        *b |= new;
                     }
                 }
             }

@@ -122,16 +122,18 @@ impl Ternary {
         let (rows, cols) = (weights.rows(), weights.cols());
         let granularity = Granularity::Group(FINEST);
         let groups = cols.div_ceil(FINEST);
-        // One slot per row, so that rows are read in parallel: codes, scales, and what is wrong with it.
-        let mut read: Vec<Result<(Vec<i8>, Vec<f32>)>> = vec![Ok((Vec::new(), Vec::new())); rows];
-        threads::for_each_chunk(&mut read, 1, |r, slot| slot[0] = read_row(weights, r));
-        let mut codes = Vec::with_capacity(rows * cols);
-        let mut scales = Vec::with_capacity(rows * groups);
-        for row in read {
-            let (q, s) = row?;
-            codes.extend(q);
-            scales.extend(s);
-        }
+        let (mut codes, mut scales) = (vec![0; rows * cols], vec![0.0; rows * groups]);
+        // Rows are read in parallel, each into its own place, with what is wrong with it.
+        let mut read: Vec<_> = codes
+            .chunks_mut(cols.max(1))
+            .zip(scales.chunks_mut(groups.max(1)))
+            .map(|(q, s)| (q, s, Ok(())))
+            .collect();
+        threads::for_each_chunk(&mut read, 1, |r, row| {
+            let (q, s, wrong) = &mut row[0];
+            *wrong = read_row(weights, r, q, s);
+        });
+        read.into_iter().try_for_each(|(_, _, wrong)| wrong)?;
         let mut found = Ternary { rows, cols, codes, scales, granularity };
         let wider = WIDEST_FIRST.into_iter().find_map(|wider| {
             Some((found.scales_per(wider, "ternary", |scale| scale).ok()?, wider))
@@ -263,6 +265,9 @@ impl Ternary {
         let row = self.row(r);
         for (cols, scale) in self.groups_in(r, cols) {
             common.first.get_or_insert(scale);
+            if common.of_weights == Some(scale) {
+                continue;
+            }
             let Some(i) = row[cols.clone()].iter().position(|&q| q != 0) else { continue };
             let one = *common.of_weights.get_or_insert(scale);
             if one != scale {
@@ -305,20 +310,20 @@ impl Common {
     }
 }
 
-/// Codes of a row and the scales of its groups of [`FINEST`], taken over from codes that are ternary as they are
-/// stored. `None` where that does not say it all: then [`read_row`] looks at the weights.
-fn take_row(weights: &impl Weights, r: usize) -> Option<(Vec<i8>, Vec<f32>)> {
-    let (info, cols) = (weights.format().info(), weights.cols());
-    let stored = weights.format().codes()?;
-    if stored.min || stored.sub_len.is_some() || info.block % FINEST != 0 {
+/// Puts the codes of a row and the scales of its groups of [`FINEST`] into their places, taken over from codes that
+/// are ternary as they are stored. `None` where that does not say it all: then [`read_row`] looks at the weights.
+fn take_row(weights: &impl Weights, r: usize, codes: &mut [i8], scales: &mut [f32]) -> Option<()> {
+    let (info, stored) = (weights.format().info(), weights.format().codes()?);
+    let run = info.run() * info.block;
+    if stored.min || stored.sub_len.is_some() || run % FINEST != 0 {
         return None;
     }
-    let mut codes = Vec::with_capacity(cols);
-    let mut scales = Vec::with_capacity(cols.div_ceil(FINEST));
     let mut plain = Plain::new();
-    for begin in (0..cols).step_by(info.block) {
-        weights.block(r, begin / info.block, &mut plain);
-        let q = &plain.q[..info.block.min(cols - begin)];
+    let runs = codes.chunks_mut(run).zip(scales.chunks_mut(run / FINEST)).enumerate();
+    for (i, (codes, scales)) in runs {
+        let first = i * info.run();
+        weights.blocks(r, first..first + codes.len().div_ceil(info.block), &mut plain);
+        let q = &plain.q[..codes.len()];
         let scale = weights.row_scale(r) * plain.d;
         // Without an early end, which would be a branch for each code.
         let ternary = q.iter().fold(true, |all, q| all & (-1..=1).contains(q));
@@ -326,19 +331,19 @@ fn take_row(weights: &impl Weights, r: usize) -> Option<(Vec<i8>, Vec<f32>)> {
             return None;
         }
         let sign = if scale < 0.0 { -1 } else { 1 };
-        codes.extend(q.iter().map(|q| *q as i8 * sign));
-        scales.extend(q.chunks(FINEST).map(|group| {
+        codes.iter_mut().zip(q).for_each(|(to, q)| *to = *q as i8 * sign);
+        for (to, group) in scales.iter_mut().zip(q.chunks(FINEST)) {
             let any = group.iter().fold(0, |any, q| any | q);
-            if any == 0 { 0.0 } else { scale.abs() }
-        }));
+            *to = if any == 0 { 0.0 } else { scale.abs() };
+        }
     }
-    Some((codes, scales))
+    Some(())
 }
 
-/// Codes of a row and the scales of its groups of [`FINEST`].
-fn read_row(weights: &impl Weights, r: usize) -> Result<(Vec<i8>, Vec<f32>)> {
-    if let Some(taken) = take_row(weights, r) {
-        return Ok(taken);
+/// Puts the codes of a row and the scales of its groups of [`FINEST`] into their places.
+fn read_row(weights: &impl Weights, r: usize, codes: &mut [i8], scales: &mut [f32]) -> Result<()> {
+    if take_row(weights, r, codes, scales).is_some() {
+        return Ok(());
     }
     let cols = weights.cols();
     let mut row = vec![0.0; cols];
@@ -347,8 +352,7 @@ fn read_row(weights: &impl Weights, r: usize) -> Result<(Vec<i8>, Vec<f32>)> {
         let (index, value) = (r * cols + c, row[c].to_string());
         return Err(Error::NotFinite { what: "weights", index, value });
     }
-    let mut scales = Vec::with_capacity(cols.div_ceil(FINEST));
-    for (g, group) in row.chunks(FINEST).enumerate() {
+    for (g, (group, to)) in row.chunks(FINEST).zip(scales).enumerate() {
         let scale = group.iter().find(|w| **w != 0.0).map_or(0.0, |w| w.abs());
         if let Some(i) = group.iter().position(|w| *w != 0.0 && w.abs() != scale) {
             return Err(Error::NotTernary {
@@ -358,10 +362,12 @@ fn read_row(weights: &impl Weights, r: usize) -> Result<(Vec<i8>, Vec<f32>)> {
                 expected: format!("0 or ±{scale:e} like those before it"),
             });
         }
-        scales.push(scale);
+        *to = scale;
     }
-    let sign = |w: &f32| i8::from(*w > 0.0) - i8::from(*w < 0.0);
-    Ok((row.iter().map(sign).collect(), scales))
+    for (to, w) in codes.iter_mut().zip(&row) {
+        *to = i8::from(*w > 0.0) - i8::from(*w < 0.0);
+    }
+    Ok(())
 }
 
 impl Matrix<'static> {
@@ -412,10 +418,13 @@ impl Matrix<'static> {
         }
         if per_row > 0 {
             threads::for_each_chunk(&mut bytes, per_row * info.bytes, |r, out| {
-                let blocks_of_row =
+                if !blocks {
+                    return encode(weights.row(r), 1.0, out);
+                }
+                let of_row =
                     out.chunks_exact_mut(info.bytes).zip(weights.row(r).chunks(info.block));
-                for (b, (out, codes)) in blocks_of_row.enumerate() {
-                    encode(codes, if blocks { scales[r * per_row + b] } else { 1.0 }, out);
+                for ((out, codes), scale) in of_row.zip(&scales[r * per_row..]) {
+                    encode(codes, *scale, out);
                 }
             });
         }

@@ -137,6 +137,9 @@ fn same_numbers(matrix: &Matrix<'_>, what: &str) {
     if matrix.format().codes().is_some() {
         let (mut expected, mut got) = (Plain::new(), Plain::new());
         for r in 0..matrix.rows() {
+            let codes = by_blocks(matrix, r, 1);
+            assert_eq!(by_blocks(matrix, r, info.run()), codes, "{what}: runs of blocks");
+            assert_eq!(by_blocks(&panels, r, info.run()), codes, "{what}: runs of blocks, panels");
             for b in 0..matrix.cols().div_ceil(info.block) {
                 matrix.block(r, b, &mut expected);
                 panels.block(r, b, &mut got);
@@ -150,6 +153,19 @@ fn same_numbers(matrix: &Matrix<'_>, what: &str) {
         }
     }
     assert_bits(what, &panels.dequantize(), &matrix.dequantize());
+}
+
+/// The codes of a row, so many blocks at a time.
+fn by_blocks(w: &impl Weights, r: usize, at_once: usize) -> Vec<i16> {
+    let (block, blocks) = (w.format().info().block, w.cols().div_ceil(w.format().info().block));
+    let (mut codes, mut plain) = (Vec::new(), Plain::new());
+    for first in (0..blocks).step_by(at_once) {
+        let run = first..blocks.min(first + at_once);
+        w.blocks(r, run.clone(), &mut plain);
+        codes.extend_from_slice(&plain.q[..run.len() * block]);
+    }
+    codes.truncate(w.cols());
+    codes
 }
 
 /// A panel is not larger than the padded bytes it was made from, plus the row scales and what unpacking does:

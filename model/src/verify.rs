@@ -130,8 +130,13 @@ impl Weights for Scaled<'_> {
         self.m.cols()
     }
 
-    fn block(&self, r: usize, b: usize, out: &mut tritlab_kernels::format::Plain) {
-        self.m.block(r, b, out);
+    fn blocks(
+        &self,
+        r: usize,
+        blocks: std::ops::Range<usize>,
+        out: &mut tritlab_kernels::format::Plain,
+    ) {
+        self.m.blocks(r, blocks, out);
     }
 
     fn element(&self, r: usize, k: usize) -> f32 {

@@ -3,10 +3,10 @@
 //! The formats' own encoders look for a scale; given a scale and codes they are asked so that they find
 //! exactly these. What comes out is what the format's `decode` reads back, tested for every ternary format.
 
-use super::{Format, Input, MAX_BLOCK, put_f16};
+use super::{Format, Input, MAX_BLOCK, put_f16, sign, ternary, ternary_base3};
 
-/// Writes a block from codes -1, 0 and 1 (fewer than a block: the rest are 0) and the block's scale, an f16; 1
-/// where scales are outside the blocks.
+/// Writes a block from codes -1, 0 and 1 and the block's scale, an f16; where scales are outside the blocks, a row
+/// of blocks from all of its codes (the last block is filled up with zeros), and the scale means nothing.
 pub(crate) type TernaryEncoder = Box<dyn Fn(&[i8], f32, &mut [u8]) + Sync>;
 
 impl Format {
@@ -31,12 +31,12 @@ impl Format {
         match self {
             // The scale is the maximum, and every weight is 0 or the maximum.
             TQ1_0 | TQ2_0 => Some(Box::new(encode)),
-            // A block is a byte: through floats, and a MAX_BLOCK of them, it was most of the time of loading a file.
-            TERNARY | TERNARY_ROW => {
-                Some(Box::new(|codes, _, out| out[0] = super::ternary::pack(codes)))
+            // A block is a byte: through floats, one at a time, it was most of the time of loading a file.
+            TERNARY | TERNARY_ROW => Some(Box::new(|q, _, out| by_byte(q, out, ternary::pack))),
+            TERNARY_B3 | TERNARY_B3_ROW => {
+                Some(Box::new(|q, _, out| by_byte(q, out, ternary_base3::pack)))
             }
-            // The scale is given: 1.
-            TERNARY_B3 | TERNARY_B3_ROW | SIGN | SIGN_ROW => Some(Box::new(encode)),
+            SIGN | SIGN_ROW => Some(Box::new(|q, _, out| by_byte(q, out, sign::pack))),
             // The scale is a mean of at most 1, so that -1, 0 and 1 round to themselves; then it is replaced.
             TERNARY_G32 | TERNARY_G64 | TERNARY_G128 | TERNARY_G256 => {
                 Some(Box::new(move |codes, scale, out| {
@@ -46,5 +46,18 @@ impl Format {
             }
             _ => None,
         }
+    }
+}
+
+/// A row whose blocks are bytes of `N` codes.
+fn by_byte<const N: usize>(codes: &[i8], out: &mut [u8], pack: impl Fn([i8; N]) -> u8) {
+    let (whole, rest) = codes.as_chunks::<N>();
+    for (byte, codes) in out.iter_mut().zip(whole) {
+        *byte = pack(*codes);
+    }
+    if let (Some(byte), false) = (out.get_mut(whole.len()), rest.is_empty()) {
+        let mut last = [0; N];
+        last[..rest.len()].copy_from_slice(rest);
+        *byte = pack(last);
     }
 }

@@ -57,11 +57,16 @@ pub(super) fn mean_magnitude(x: &[f32]) -> f32 {
 
 fn decode(bytes: &[u8], out: &mut Plain) {
     out.d = 1.0;
-    for (i, q) in out.q[..8].iter_mut().enumerate() {
-        *q = i16::from(bytes[0] >> i & 1) * 2 - 1;
+    for (q, byte) in out.q.as_chunks_mut::<8>().0.iter_mut().zip(bytes) {
+        *q = std::array::from_fn(|i| i16::from(byte >> i & 1) * 2 - 1);
     }
 }
 
 fn encode(input: &Input<'_>, out: &mut [u8]) {
-    out[0] = (0..8).fold(0, |byte, i| byte | u8::from(input.x[i] > 0.0) << i);
+    out[0] = pack(std::array::from_fn(|i| i8::from(input.x[i] > 0.0)));
+}
+
+/// The byte of eight codes; those above 0 are set.
+pub(super) fn pack(codes: [i8; 8]) -> u8 {
+    (0..8).fold(0, |byte, i| byte | u8::from(codes[i] > 0) << i)
 }

@@ -59,14 +59,17 @@ impl PerRow {
 
 fn decode(bytes: &[u8], out: &mut Plain) {
     out.d = 1.0;
-    let mut rest = bytes[0];
-    for q in &mut out.q[..5] {
-        *q = i16::from(first_digit(rest)) - 1;
-        rest = rest.wrapping_mul(3);
+    for (q, byte) in out.q.as_chunks_mut::<5>().0.iter_mut().zip(bytes) {
+        *q = [1, 3, 9, 27, 81].map(|place| i16::from(first_digit(byte.wrapping_mul(place))) - 1);
     }
 }
 
 fn encode(input: &Input<'_>, out: &mut [u8]) {
-    let value = input.x.iter().fold(0u16, |v, w| 3 * v + (ternary(*w, input.scale) + 1) as u16);
-    out[0] = (value * 256).div_ceil(243) as u8;
+    out[0] = pack(std::array::from_fn(|i| ternary(input.x[i], input.scale)));
+}
+
+/// The byte of five codes -1, 0 and 1.
+pub(super) fn pack(codes: [i8; 5]) -> u8 {
+    let value = codes.iter().fold(0, |value: u16, q| 3 * value + (q + 1) as u16);
+    (value * 256).div_ceil(243) as u8
 }
