@@ -19,7 +19,8 @@ use crate::isa::{Isa, portable::Portable};
 use crate::isa::{Lookup, Unit};
 use crate::matrix::Weights;
 use crate::op::lookup::Whole;
-use crate::op::product::{Product, product, product_oracle};
+use crate::op::outputs::Outputs;
+use crate::op::product::{Product, product_oracle};
 use crate::op::{KeyValues, Queries, attention, gate, norm, quantize, rope};
 use crate::op::{base3::Base3, dense::Dense, integer::Integer};
 #[cfg(target_arch = "x86_64")]
@@ -208,7 +209,7 @@ impl Ops {
         let rows = w.rows();
         let mut block = vec![0.0; acts.n() * 64];
         for p in 0..w.panels() {
-            kernel(w, p, acts, 0, &mut block);
+            (kernel.run)(w, p, acts, 0, Outputs::block(&mut block));
             for (t, out) in out.chunks_exact_mut(rows).enumerate() {
                 let to = &mut out[p * 64..rows.min(p * 64 + 64)];
                 to.copy_from_slice(&block[t * 64..t * 64 + to.len()]);
@@ -316,17 +317,17 @@ struct Products<I>(Vec<Product>, std::marker::PhantomData<I>);
 impl<I: Isa> Visit for Products<I> {
     fn dense<C: DenseFormat>(&mut self) {
         debug_assert_eq!(self.0.len(), C::FORMAT as usize, "kernels are indexed by format");
-        self.0.push(product::<I, Dense<C>>);
+        self.0.push(Product::of::<I, Dense<C>>());
     }
 
     fn coded<C: CodedFormat>(&mut self) {
         debug_assert_eq!(self.0.len(), C::FORMAT as usize, "kernels are indexed by format");
-        self.0.push(product::<I, Integer<C>>);
+        self.0.push(Product::of::<I, Integer<C>>());
     }
 
     fn base3<C: CodedFormat>(&mut self) {
         debug_assert_eq!(self.0.len(), C::FORMAT as usize, "kernels are indexed by format");
-        self.0.push(product::<I, Base3<C>>);
+        self.0.push(Product::of::<I, Base3<C>>());
     }
 }
 
@@ -361,11 +362,13 @@ impl<U: Unit> Visit for Tiled<'_, U> {
     fn dense<C: DenseFormat>(&mut self) {}
 
     fn coded<C: CodedFormat>(&mut self) {
-        self.0[C::FORMAT as usize] = tiles::product::<U, C, Integer<C>>;
+        let run = tiles::product::<U, C, Integer<C>>;
+        self.0[C::FORMAT as usize] = Product { run, once: false };
     }
 
     fn base3<C: CodedFormat>(&mut self) {
-        self.0[C::FORMAT as usize] = tiles::product::<U, C, Base3<C>>;
+        let run = tiles::product::<U, C, Base3<C>>;
+        self.0[C::FORMAT as usize] = Product { run, once: false };
     }
 }
 
@@ -422,8 +425,8 @@ fn lookup_rows<L: Lookup>(backend: Backend) -> Option<Ops> {
 fn oracle_rows() -> Ops {
     Ops {
         backend: Backend::Oracle,
-        products: vec![product_oracle; Format::ALL.len()],
-        gemms: vec![product_oracle; Format::ALL.len()],
+        products: vec![Product { run: product_oracle, once: true }; Format::ALL.len()],
+        gemms: vec![Product { run: product_oracle, once: true }; Format::ALL.len()],
         wholes: Vec::new(),
         gemm_tokens: 2,
         quantize_row: oracle::quantize_row,

@@ -11,6 +11,7 @@ pub(crate) mod lanes;
 #[allow(dead_code, reason = "not every architecture finds 32 words as fast as it multiplies")]
 pub(crate) mod lookup;
 pub(crate) mod norm;
+pub(crate) mod outputs;
 pub(crate) mod product;
 pub(crate) mod quantize;
 pub(crate) mod rope;

@@ -304,9 +304,9 @@ impl Decoder {
     fn embed(&self, ids: &[u32]) -> Vec<f32> {
         let e = self.config.hidden;
         let mut x = vec![0.0; ids.len() * e];
-        for (row, &id) in x.chunks_exact_mut(e).zip(ids) {
-            self.embedding.weight.dequantize_row(id as usize, row);
-        }
+        threads::for_each_chunk(&mut x, e, |t, row| {
+            self.embedding.weight.dequantize_row(ids[t] as usize, row);
+        });
         if let Some(s) = self.config.embedding_scale {
             op::scale(&mut x, s);
         }

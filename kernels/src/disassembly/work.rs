@@ -5,6 +5,7 @@ use crate::backend::{Backend, Kernel, Ops};
 use crate::error::Result;
 use crate::format::{Format, Grouping};
 use crate::matrix::Matrix;
+use crate::op::outputs::Outputs;
 use crate::op::{CacheType, KeyValues, Queries, Query};
 use crate::oracle::Activation;
 use crate::panel::{Panels, ROWS};
@@ -66,7 +67,7 @@ fn product(kernel: &Kernel, ops: &'static Ops, format: Format, times: usize) -> 
         Some(whole) => Box::new(move || _ = whole(&panels, &acts, 0, &mut out)),
         None => {
             let by_panel = if tokens == 1 { ops.gemv(format) } else { ops.gemm(format) };
-            Box::new(move || by_panel(&panels, 0, &acts, 0, &mut out))
+            Box::new(move || (by_panel.run)(&panels, 0, &acts, 0, Outputs::block(&mut out)))
         }
     };
     Ok(Work { run, units: rows * cols * tokens, tokens })

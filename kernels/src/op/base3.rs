@@ -19,9 +19,10 @@ use std::marker::PhantomData;
 use crate::activation::{Acts, BASE3_COLS};
 use crate::format::{CodedFormat, Scales};
 use crate::isa::Isa;
-use crate::panel::{Line, ROWS};
+use crate::panel::Line;
 
 use super::integer::{ask, half_line, store_rows};
+use super::outputs::Outputs;
 use super::product::{Kernel, Panel};
 
 /// Digits of a byte.
@@ -31,16 +32,18 @@ const DIGITS: usize = 5;
 pub struct Base3<C>(PhantomData<C>);
 
 impl<C: CodedFormat> Kernel for Base3<C> {
+    const ONCE: bool = true;
+
     #[inline(always)]
-    fn run<I: Isa>(isa: I, panel: &Panel<'_>, acts: &Acts, t0: usize, out: &mut [f32]) {
-        let n = out.len() / ROWS;
+    fn run<I: Isa>(isa: I, panel: &Panel<'_>, acts: &Acts, t0: usize, out: &mut Outputs<'_>) {
+        let n = out.tokens();
         if n == 1 {
             // The panel's lines once, in the order of memory.
             return tile::<I, C, 4, 1>(isa, panel, 0, acts, t0, out);
         }
         let mut t = 0;
         while t < n {
-            let out = &mut out[t * ROWS..];
+            let out = &mut out.from(t);
             t += match n - t {
                 6.. if I::TOKENS >= 6 => vectors::<I, C, 6>(isa, panel, acts, t0 + t, out),
                 2.. => vectors::<I, C, 2>(isa, panel, acts, t0 + t, out),
@@ -57,7 +60,7 @@ fn vectors<I: Isa, C: CodedFormat, const N: usize>(
     panel: &Panel<'_>,
     acts: &Acts,
     t: usize,
-    out: &mut [f32],
+    out: &mut Outputs<'_>,
 ) -> usize {
     for v in 0..4 {
         tile::<I, C, 1, N>(isa, panel, v, acts, t, out);
@@ -73,7 +76,7 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     v0: usize,
     acts: &Acts,
     t0: usize,
-    out: &mut [f32],
+    out: &mut Outputs<'_>,
 ) {
     let geometry = panel.geometry;
     let in_block = C::INFO.scales == Scales::Block;

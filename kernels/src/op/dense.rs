@@ -7,24 +7,27 @@ use std::marker::PhantomData;
 use crate::activation::Acts;
 use crate::format::{DenseFormat, Element};
 use crate::isa::Isa;
-use crate::panel::{Line, ROWS};
+use crate::panel::Line;
 
+use super::outputs::Outputs;
 use super::product::{Kernel, Panel};
 
 /// f32 products of a dense format.
 pub struct Dense<C>(PhantomData<C>);
 
 impl<C: DenseFormat> Kernel for Dense<C> {
+    const ONCE: bool = false;
+
     #[inline(always)]
-    fn run<I: Isa>(isa: I, panel: &Panel<'_>, acts: &Acts, t0: usize, out: &mut [f32]) {
-        let n = out.len() / ROWS;
+    fn run<I: Isa>(isa: I, panel: &Panel<'_>, acts: &Acts, t0: usize, out: &mut Outputs<'_>) {
+        let n = out.tokens();
         // One token reads everything once; for several, a piece stays in the nearest cache for all of them.
         let cols = if n == 1 { usize::MAX / C::INFO.bytes } else { NEAR };
-        out.fill(0.0);
+        out.rows().for_each(|row| row.fill(0.0));
         for (piece, lines) in panel.lines.chunks(cols * C::INFO.bytes).enumerate() {
             let (from, mut t) = (piece * cols, 0);
             while t < n {
-                let out = &mut out[t * ROWS..];
+                let out = &mut out.from(t);
                 if I::TOKENS >= 6 && n - t >= 6 {
                     tile::<I, C, 6>(isa, lines, acts, (t0 + t, from), out);
                     t += 6;
@@ -62,14 +65,14 @@ fn tile<I: Isa, C: DenseFormat, const N: usize>(
     lines: &[Line],
     acts: &Acts,
     (t0, from): (usize, usize),
-    out: &mut [f32],
+    out: &mut Outputs<'_>,
 ) {
     let cols = lines.len() / C::INFO.bytes;
     let x: [&[f32]; N] = std::array::from_fn(|t| &acts.dense(t0 + t)[from..from + cols]);
     let mut acc = [[isa.splat(0.0); N]; 4];
     for t in 0..N {
         for v in 0..4 {
-            if let Some(y) = out[t * ROWS + v * 16..].first_chunk() {
+            if let Some(y) = out.vector(t, v) {
                 acc[v][t] = isa.load(y);
             }
         }
@@ -85,7 +88,7 @@ fn tile<I: Isa, C: DenseFormat, const N: usize>(
     }
     for t in 0..N {
         for v in 0..4 {
-            if let Some(to) = out[t * ROWS + v * 16..].first_chunk_mut() {
+            if let Some(to) = out.vector(t, v) {
                 isa.store(acc[v][t], to);
             }
         }

@@ -26,9 +26,10 @@ use crate::activation::{Acts, BASE3_COLS, CHUNK};
 use crate::format::{CodedFormat, Codes, Grouping, Scales};
 use crate::isa::{Isa, run_length};
 use crate::panel::{
-    Line, ROWS, chunk_lines, mask, plane_place, planes, span_chunks, span_lines, span_sub_lines,
+    Line, chunk_lines, mask, plane_place, planes, span_chunks, span_lines, span_sub_lines,
 };
 
+use super::outputs::Outputs;
 use super::product::{Kernel, Panel};
 
 /// Codes of one or two bits without sub-blocks, whose lines are used up slowly.
@@ -51,10 +52,11 @@ const FULL: usize = 6;
 pub struct Integer<C>(PhantomData<C>);
 
 impl<C: CodedFormat> Kernel for Integer<C> {
+    const ONCE: bool = true;
+
     #[inline(always)]
-    fn run<I: Isa>(isa: I, panel: &Panel<'_>, acts: &Acts, t0: usize, out: &mut [f32]) {
-        let n = out.len() / ROWS;
-        if n == 1 {
+    fn run<I: Isa>(isa: I, panel: &Panel<'_>, acts: &Acts, t0: usize, out: &mut Outputs<'_>) {
+        if out.tokens() == 1 {
             // One token: all four vectors of the panel, so that its lines are read once.
             return tile::<I, C, 4, 1>(isa, panel, 0, acts, t0, out);
         }
@@ -88,12 +90,12 @@ fn many<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     panel: &Panel<'_>,
     acts: &Acts,
     t0: usize,
-    out: &mut [f32],
+    out: &mut Outputs<'_>,
 ) {
-    let n = out.len() / ROWS;
+    let n = out.tokens();
     let mut t = 0;
     while t < n {
-        let out = &mut out[t * ROWS..];
+        let out = &mut out.from(t);
         t += match n - t {
             left if left >= N => vectors::<I, C, V, N>(isa, panel, acts, t0 + t, out),
             left if N > 4 && left >= 4 => vectors::<I, C, V, 4>(isa, panel, acts, t0 + t, out),
@@ -110,7 +112,7 @@ fn vectors<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     panel: &Panel<'_>,
     acts: &Acts,
     t: usize,
-    out: &mut [f32],
+    out: &mut Outputs<'_>,
 ) -> usize {
     if const { N == FULL && V == 2 && !cfg!(debug_assertions) && matches!(C::CODES.bits, 2 | 3 | 5 | 6) }
     {
@@ -133,7 +135,7 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     v0: usize,
     acts: &Acts,
     t0: usize,
-    out: &mut [f32],
+    out: &mut Outputs<'_>,
 ) {
     let codes = C::CODES;
     let geometry = panel.geometry;
@@ -285,10 +287,9 @@ pub(super) fn store_rows<I: Isa, C: CodedFormat, const V: usize, const N: usize>
     panel: &Panel<'_>,
     v0: usize,
     acc: [[I::F32; N]; V],
-    out: &mut [f32],
+    out: &mut Outputs<'_>,
 ) {
     for v in 0..V {
-        let rows = (v0 + v) * 16;
         for t in 0..N {
             let mut y = acc[v][t];
             if let Some(scales) = panel.row_scales
@@ -296,7 +297,7 @@ pub(super) fn store_rows<I: Isa, C: CodedFormat, const V: usize, const N: usize>
             {
                 y = isa.mul(y, isa.load(&scales.as_chunks().0[v0 + v]));
             }
-            if let Some(to) = out[t * ROWS + rows..].first_chunk_mut() {
+            if let Some(to) = out.vector(t, v0 + v) {
                 isa.store(y, to);
             }
         }

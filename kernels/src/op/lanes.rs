@@ -86,6 +86,22 @@ macro_rules! map2 {
 
 pub(crate) use {map, map2, sum};
 
+/// The largest lane. By a tree: numbers have one largest, in whatever order, and comparing in turn waits for each.
+#[inline(always)]
+pub fn largest<I: Isa>(isa: I, x: I::F32) -> f32 {
+    let mut lanes = [0.0; 16];
+    isa.store(x, &mut lanes);
+    let a: [f32; 8] = std::array::from_fn(|l| larger(lanes[l], lanes[l + 8]));
+    let b: [f32; 4] = std::array::from_fn(|l| larger(a[l], a[l + 4]));
+    let c: [f32; 2] = std::array::from_fn(|l| larger(b[l], b[l + 2]));
+    larger(c[0], c[1])
+}
+
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
 /// Largest element, by comparison; minus infinity if there is none.
 #[inline(always)]
 pub fn maximum<I: Isa>(isa: I, x: &[f32]) -> f32 {
@@ -94,10 +110,7 @@ pub fn maximum<I: Isa>(isa: I, x: &[f32]) -> f32 {
     for v in whole {
         acc = isa.max(isa.load(v), acc);
     }
-    let mut lanes = [0.0; 16];
-    isa.store(acc, &mut lanes);
-    let larger = |m: f32, &v: &f32| if v > m { v } else { m };
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, larger)
+    rest.iter().fold(largest(isa, acc), |m, &v| larger(v, m))
 }
 
 /// [`crate::oracle::exp`] in every lane.

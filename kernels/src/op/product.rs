@@ -1,7 +1,7 @@
 //! gemv and gemm: checks, threads, and the step from a panel to the kernel that reads it.
 //!
-//! Panels are split over threads, or tokens where there are many; a panel's outputs are written together
-//! ([tokens][64]) and then put into row-major order. The number of threads, the split and the batch never
+//! Panels are split over threads, or tokens where there are many. A panel's outputs are written to where they belong, or
+//! together ([tokens][64]) and then put into row-major order: see [`Product::once`]. The number of threads, the split and the batch never
 //! change an output: each is one row's own sum.
 
 use std::cell::Cell;
@@ -17,6 +17,7 @@ use crate::panel::{Geometry, Line, Panels, ROWS};
 use crate::threads;
 
 use super::lookup;
+use super::outputs::Outputs;
 
 /// What a product kernel sees of a matrix: 64 rows.
 #[derive(Clone, Copy)]
@@ -32,8 +33,15 @@ impl<'a> Panel<'a> {
     }
 }
 
-/// A product kernel: `(matrix, panel index, activations, first token, out [tokens][64])`.
-pub(crate) type Product = fn(&Panels, usize, &Acts, usize, &mut [f32]);
+/// A product kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct Product {
+    /// `(matrix, panel index, activations, first token, out)`
+    pub run: fn(&Panels, usize, &Acts, usize, Outputs<'_>),
+    /// Whether outputs are written once and not read. If not, they had better be near each other: rows of a large matrix
+    /// are far apart, often by a power of two.
+    pub once: bool,
+}
 
 /// The token of a backend that was selected, which selection has proven.
 pub(crate) fn token<I: Isa>() -> I {
@@ -42,8 +50,11 @@ pub(crate) fn token<I: Isa>() -> I {
 
 /// A product kernel, generic over the instructions; the type that implements it also names the format.
 pub(crate) trait Kernel {
-    /// One panel times tokens `t0..t0 + out.len() / 64`; `out` is [tokens][64].
-    fn run<I: Isa>(isa: I, panel: &Panel<'_>, acts: &Acts, t0: usize, out: &mut [f32]);
+    /// As [`Product::once`].
+    const ONCE: bool;
+
+    /// One panel times the tokens from `t0` on, as many as `out` has.
+    fn run<I: Isa>(isa: I, panel: &Panel<'_>, acts: &Acts, t0: usize, out: &mut Outputs<'_>);
 }
 
 /// A call of a kernel, to be compiled for the instructions.
@@ -51,33 +62,40 @@ struct Call<'a, K> {
     panel: Panel<'a>,
     acts: &'a Acts,
     t0: usize,
-    out: &'a mut [f32],
+    out: Outputs<'a>,
     kernel: PhantomData<K>,
 }
 
 impl<K: Kernel> Op for Call<'_, K> {
     type Out = ();
     #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        K::run(isa, &self.panel, self.acts, self.t0, self.out);
+    fn run<I: Isa>(mut self, isa: I) {
+        K::run(isa, &self.panel, self.acts, self.t0, &mut self.out);
     }
 }
 
-/// One panel on `I`, any number of tokens: the [`Product`] of a kernel.
+impl Product {
+    /// A kernel's on `I`.
+    pub const fn of<I: Isa, K: Kernel>() -> Self {
+        Product { run: product::<I, K>, once: K::ONCE }
+    }
+}
+
+/// One panel on `I`, any number of tokens.
 pub(crate) fn product<I: Isa, K: Kernel>(
     w: &Panels,
     p: usize,
     acts: &Acts,
     t0: usize,
-    out: &mut [f32],
+    out: Outputs<'_>,
 ) {
     let panel = Panel::of(w, p);
     token::<I>().vectorize(Call { panel, acts, t0, out, kernel: PhantomData::<K> });
 }
 
 /// The oracle's form over a panel.
-pub(crate) fn product_oracle(w: &Panels, p: usize, acts: &Acts, t0: usize, out: &mut [f32]) {
-    for (t, out) in out.chunks_exact_mut(ROWS).enumerate() {
+pub(crate) fn product_oracle(w: &Panels, p: usize, acts: &Acts, t0: usize, mut out: Outputs<'_>) {
+    for (t, out) in out.rows().enumerate() {
         for (r, y) in out.iter_mut().take(w.rows() - p * ROWS).enumerate() {
             *y = crate::oracle::dot(w, p * ROWS + r, acts, t0 + t);
         }
@@ -165,15 +183,17 @@ fn by_tokens(matrices: &[&Panels], outs: Vec<&mut [f32]>, acts: &Acts, ops: &Ops
             {
                 continue;
             }
+            let kernel = ops.gemm(w.format());
             for p in 0..w.panels() {
-                ops.gemm(w.format())(w, p, acts, t0, block);
                 let rows = p * ROWS..w.rows().min((p + 1) * ROWS);
+                if kernel.once && rows.len() == ROWS {
+                    let to = Outputs::columns(&mut out[rows.start..], w.rows());
+                    (kernel.run)(w, p, acts, t0, to);
+                    continue;
+                }
+                (kernel.run)(w, p, acts, t0, Outputs::block(block));
                 for (row, y) in out.chunks_exact_mut(w.rows()).zip(block.as_chunks::<ROWS>().0) {
-                    // A whole panel is a few vectors; a call of `memcpy` would cost as much as the copying.
-                    match row[rows.start..].first_chunk_mut() {
-                        Some(to) => *to = *y,
-                        None => row[rows.clone()].copy_from_slice(&y[..rows.len()]),
-                    }
+                    row[rows.clone()].copy_from_slice(&y[..rows.len()]);
                 }
             }
         }
@@ -195,7 +215,7 @@ fn by_panels(
     threads::for_each_chunk(scratch, n * ROWS, |mut p, block| {
         for w in matrices {
             if p < w.panels() {
-                return kernel(w.format())(w, p, acts, 0, block);
+                return (kernel(w.format()).run)(w, p, acts, 0, Outputs::block(block));
             }
             p -= w.panels();
         }

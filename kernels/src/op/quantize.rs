@@ -34,9 +34,7 @@ impl Op for QuantizeRow<'_> {
             if !rest.is_empty() {
                 most = isa.max(isa.abs(isa.load(&pad(rest, 0.0))), most);
             }
-            let mut each = [0.0; 16];
-            isa.store(most, &mut each);
-            let a = lanes::maximum(isa, &each);
+            let a = lanes::largest(isa, most);
             let inverse = 127.0 / a;
             let zero = inverse == f32::INFINITY;
             let inverse = isa.splat(if zero { 0.0 } else { inverse });

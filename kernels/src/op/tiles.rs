@@ -24,9 +24,10 @@ use std::marker::PhantomData;
 use crate::activation::Acts;
 use crate::format::{CodedFormat, Codes, Grouping, Scales};
 use crate::isa::{Isa, Op, Sums, TileLine, Unit};
-use crate::panel::{Line, Panels, ROWS, span_lines};
+use crate::panel::{Line, Panels, span_lines};
 
 use super::integer::{code_zero, half_line, step_code, weigh};
+use super::outputs::Outputs;
 use super::product::{Kernel, Panel};
 
 /// Tokens of a tile.
@@ -46,11 +47,11 @@ pub(crate) fn product<U: Unit, C: CodedFormat, K: Kernel>(
     p: usize,
     acts: &Acts,
     t0: usize,
-    out: &mut [f32],
+    out: Outputs<'_>,
 ) {
-    let n = out.len() / ROWS;
+    let n = out.tokens();
     let tiled = if n % TOKENS < FEW { n / TOKENS * TOKENS } else { n };
-    let (out, rest) = out.split_at_mut(tiled * ROWS);
+    let (out, rest) = out.split(tiled);
     if tiled > 0 {
         let unit = U::new().expect("a kernel is only reached through a backend that the CPU has");
         let panel = Panel::of(w, p);
@@ -67,16 +68,16 @@ struct Call<'a, U, C> {
     panel: Panel<'a>,
     acts: &'a Acts,
     t0: usize,
-    out: &'a mut [f32],
+    out: Outputs<'a>,
     format: PhantomData<C>,
 }
 
 impl<U: Unit, C: CodedFormat> Op for Call<'_, U, C> {
     type Out = ();
     #[inline(always)]
-    fn run<I: Isa>(self, _: I) {
+    fn run<I: Isa>(mut self, _: I) {
         // The unit's own vector token, which is the one that was entered.
-        run::<U, C>(self.unit, &self.panel, self.acts, self.t0, self.out);
+        run::<U, C>(self.unit, &self.panel, self.acts, self.t0, &mut self.out);
     }
 }
 
@@ -151,9 +152,9 @@ fn run<U: Unit, C: CodedFormat>(
     panel: &Panel<'_>,
     acts: &Acts,
     t0: usize,
-    out: &mut [f32],
+    out: &mut Outputs<'_>,
 ) {
-    let (n, geometry) = (out.len() / ROWS, panel.geometry);
+    let (n, geometry) = (out.tokens(), panel.geometry);
     let cols = const { Parts::cols::<C>() };
     let parts = const { Parts::count(&C::CODES) };
     // A group's own columns, in whole tiles; groups and columns of a stretch.
@@ -176,7 +177,7 @@ fn run<U: Unit, C: CodedFormat>(
     scratch.tiles.resize(at_once * parts * stretch.min(group_cols), TileLine([0; 64]));
     let sets = if whole { n.div_ceil(TOKENS) } else { at_once * parts };
     scratch.sums.resize(scratch.sums.len().max(sets), Sums([[[0; 16]; 16]; 4]));
-    out.fill(0.0);
+    out.rows().for_each(|row| row.fill(0.0));
     let tiles = unit.tiles(tokens, cols);
     let group_lines = geometry.group_lines().max(1);
     for (first, groups) in panel.lines.chunks(group_lines * at_once).enumerate() {
@@ -211,7 +212,7 @@ fn run<U: Unit, C: CodedFormat>(
                         if whole { &scratch.sums[i..=i] } else { &scratch.sums[..count * parts] };
                     let (first_token, done) = (t0 + t, i * TOKENS - t);
                     let ready = Ready { panel, acts, groups, first, t: first_token, done, sums };
-                    combine::<U, C>(unit, ready, &mut out[t * ROWS..(t + tokens) * ROWS]);
+                    combine::<U, C>(unit, ready, &mut out.from(t));
                 }
             }
         }
@@ -279,7 +280,7 @@ struct Ready<'a> {
 
 /// Adds the groups to the tokens' outputs, as many at once as a whole stretch has.
 #[inline(always)]
-fn combine<U: Unit, C: CodedFormat>(unit: U, ready: Ready<'_>, out: &mut [f32]) {
+fn combine<U: Unit, C: CodedFormat>(unit: U, ready: Ready<'_>, out: &mut Outputs<'_>) {
     let parts = const { Parts::count(&C::CODES) };
     let groups = ready.sums.len() / parts;
     match const { C::INFO.activation.len() } {
@@ -307,7 +308,11 @@ fn combine<U: Unit, C: CodedFormat>(unit: U, ready: Ready<'_>, out: &mut [f32]) 
 
 /// `G` groups of [`combine`], their scales in registers.
 #[inline(always)]
-fn add_groups<U: Unit, C: CodedFormat, const G: usize>(unit: U, ready: Ready<'_>, out: &mut [f32]) {
+fn add_groups<U: Unit, C: CodedFormat, const G: usize>(
+    unit: U,
+    ready: Ready<'_>,
+    out: &mut Outputs<'_>,
+) {
     let Ready { panel, acts, groups, first, t, done, sums } = ready;
     let (isa, codes, geometry) = (unit.vectors(), C::CODES, panel.geometry);
     let parts = const { Parts::count(&C::CODES) };
@@ -334,7 +339,7 @@ fn add_groups<U: Unit, C: CodedFormat, const G: usize>(unit: U, ready: Ready<'_>
             }
         }
         let mut scales = &acts.scale[(t + done) * acts.groups()..];
-        let outs = out.as_chunks_mut::<ROWS>().0.iter_mut().take(TOKENS).enumerate().skip(done);
+        let outs = out.rows().take(TOKENS).enumerate().skip(done);
         for (i, out) in outs {
             let mut total = &[0; G];
             if Parts::totals(&codes) {
@@ -380,9 +385,9 @@ fn add_groups<U: Unit, C: CodedFormat, const G: usize>(unit: U, ready: Ready<'_>
 
 /// Multiplies the outputs with the scales of their rows.
 #[inline(always)]
-fn scale_rows<U: Unit>(unit: U, panel: &Panel<'_>, out: &mut [f32]) {
+fn scale_rows<U: Unit>(unit: U, panel: &Panel<'_>, out: &mut Outputs<'_>) {
     let (isa, Some(scales)) = (unit.vectors(), panel.row_scales) else { return };
-    for out in out.as_chunks_mut::<ROWS>().0 {
+    for out in out.rows() {
         for (out, scales) in out.as_chunks_mut().0.iter_mut().zip(scales.as_chunks().0) {
             isa.store(isa.mul(isa.load(out), isa.load(scales)), out);
         }
@@ -397,6 +402,7 @@ mod tests {
     use crate::matrix::Matrix;
     use crate::op::{base3::Base3, integer::Integer};
     use crate::oracle;
+    use crate::panel::ROWS;
 
     /// A unit in plain Rust: what surrounds the hardware's own is tested on every machine.
     #[derive(Clone, Copy)]
@@ -495,7 +501,7 @@ mod tests {
             let acts = Acts::quantize_with(grouping, &x, n, cols, oracle::quantize_row).unwrap();
             for p in 0..panels.panels() {
                 let mut got = vec![f32::NAN; n * ROWS];
-                product::<Software, C, K>(&panels, p, &acts, 0, &mut got);
+                product::<Software, C, K>(&panels, p, &acts, 0, Outputs::block(&mut got));
                 for (t, got) in got.chunks_exact(ROWS).enumerate() {
                     for (r, got) in got.iter().take(rows - p * ROWS).enumerate() {
                         let expected = oracle::dot(&panels, p * ROWS + r, &acts, t);
