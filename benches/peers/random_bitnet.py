@@ -42,7 +42,9 @@ def tq2_0(rng: np.random.Generator, rows: int, cols: int) -> np.ndarray:
     """Blocks of 256 codes 0, 1 and 2, four to a byte, and a scale that is the same in all."""
     codes = rng.integers(0, 3, (rows * cols // 256, 2, 4, 32), dtype=np.uint8)
     blocks = np.empty((len(codes), 66), np.uint8)
-    blocks[:, :64] = np.bitwise_or.reduce(codes << np.arange(0, 8, 2, np.uint8)[:, None], 2).reshape(-1, 64)
+    blocks[:, :64] = np.bitwise_or.reduce(
+        codes << np.arange(0, 8, 2, np.uint8)[:, None], 2
+    ).reshape(-1, 64)
     blocks[:, 64:] = half(cols**-0.5)
     return blocks.reshape(rows, -1)
 
