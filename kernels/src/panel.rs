@@ -43,7 +43,7 @@ use crate::error::{Error, Result};
 use crate::format::{
     Codes, Element, Format, Grouping, Info, Kind, MAX_BLOCK, Plain, Scales, first_digit,
 };
-use crate::isa::pages::prefer_large;
+use crate::isa::pages::in_pieces;
 use crate::matrix::{Matrix, Weights};
 use crate::threads;
 
@@ -208,24 +208,16 @@ impl Panels {
         let geometry = Geometry::of(format, cols);
         let panel_lines = geometry.panel_lines();
         let panels = rows.div_ceil(ROWS);
-        let mut lines = Vec::with_capacity(panels * panel_lines);
-        prefer_large(lines.spare_capacity_mut());
-        lines.resize(panels * panel_lines, Line([0; 64]));
+        let mut lines = Vec::new();
         if panel_lines > 0 {
             let bad = AtomicUsize::new(usize::MAX);
-            threads::for_each_chunk(&mut lines, panel_lines, |p, panel| {
-                for r in p * ROWS..rows.min((p + 1) * ROWS) {
-                    if !pack_row(matrix, r, geometry, panel) {
-                        bad.fetch_min(r, Ordering::Relaxed);
+            lines = in_pieces(panels * panel_lines, panel_lines, Line([0; 64]), |mut pieces| {
+                threads::for_each_chunk(&mut pieces, 1, |p, piece| {
+                    let Some(piece) = piece[0].take() else { return };
+                    if let Some(row) = pack_panel(matrix, p, geometry, piece.begin()) {
+                        bad.fetch_min(row, Ordering::Relaxed);
                     }
-                }
-                if format.codes().is_some_and(|c| c.base3) {
-                    for group in panel.chunks_exact_mut(geometry.group_lines()) {
-                        for line in &mut group[..geometry.code_lines] {
-                            line.0 = line.0.map(|v| (u16::from(v) * 256).div_ceil(243) as u8);
-                        }
-                    }
-                }
+                });
             });
             let bad = bad.into_inner();
             if bad < rows {
@@ -414,6 +406,29 @@ fn element_is_finite(element: Element, bytes: &[u8]) -> bool {
         Element::F16 => bytes[1] & 0x7c != 0x7c,
         Element::BF16 => bytes[1] & 0x7f != 0x7f || bytes[0] & 0x80 == 0,
     }
+}
+
+/// Puts the rows of panel `p` into it; returns the first that has a number which is not finite.
+fn pack_panel(
+    matrix: &Matrix<'_>,
+    p: usize,
+    geometry: Geometry,
+    panel: &mut [Line],
+) -> Option<usize> {
+    let mut bad = None;
+    for r in p * ROWS..matrix.rows().min((p + 1) * ROWS) {
+        if !pack_row(matrix, r, geometry, panel) {
+            bad.get_or_insert(r);
+        }
+    }
+    if matrix.format().codes().is_some_and(|c| c.base3) {
+        for group in panel.chunks_exact_mut(geometry.group_lines()) {
+            for line in &mut group[..geometry.code_lines] {
+                line.0 = line.0.map(|v| (u16::from(v) * 256).div_ceil(243) as u8);
+            }
+        }
+    }
+    bad
 }
 
 /// Puts a row into its panel; returns whether all of its numbers are finite.
