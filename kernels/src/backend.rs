@@ -19,14 +19,13 @@ use crate::isa::{Isa, portable::Portable};
 use crate::isa::{Lookup, Unit};
 use crate::matrix::Weights;
 use crate::op::lookup::Whole;
-use crate::op::outputs::Outputs;
-use crate::op::product::{Product, product_oracle};
+use crate::op::product::{Product, all_panels, product_oracle};
 use crate::op::{KeyValues, Queries, attention, gate, norm, quantize, rope};
 use crate::op::{base3::Base3, dense::Dense, integer::Integer};
 #[cfg(target_arch = "x86_64")]
 use crate::op::{lookup, tiles};
 use crate::oracle::{self, Activation};
-use crate::panel::Panels;
+use crate::panel::{Panels, ROWS};
 use crate::roofline::Probe;
 use self_check::self_check;
 
@@ -206,15 +205,8 @@ impl Ops {
     /// As [`Ops::matmul`], panel by panel also where the backend takes whole matrices.
     fn matmul_panels(&self, w: &Panels, acts: &Acts, out: &mut [f32]) {
         let kernel = if acts.n() == 1 { self.gemv(w.format()) } else { self.gemm(w.format()) };
-        let rows = w.rows();
-        let mut block = vec![0.0; acts.n() * 64];
-        for p in 0..w.panels() {
-            (kernel.run)(w, p, acts, 0, Outputs::block(&mut block));
-            for (t, out) in out.chunks_exact_mut(rows).enumerate() {
-                let to = &mut out[p * 64..rows.min(p * 64 + 64)];
-                to.copy_from_slice(&block[t * 64..t * 64 + to.len()]);
-            }
-        }
+        let mut block = vec![0.0; acts.n() * ROWS];
+        all_panels(kernel, w, acts, 0, out, &mut block);
     }
 
     /// Quantised activations, on this backend.

@@ -29,14 +29,12 @@ impl Matrix<'_> {
     #[allow(clippy::missing_panics_doc, reason = "codes of every format fit a byte")]
     pub fn codes(&self) -> Result<Vec<i8>> {
         self.coded()?;
-        let (block, run) = (self.format().info().block, self.format().info().run());
         let mut out = vec![0; self.rows() * self.cols()];
         let mut plain = Plain::new();
         for (r, row) in out.chunks_exact_mut(self.cols().max(1)).enumerate() {
-            for (i, codes) in row.chunks_mut(run * block).enumerate() {
-                let first = i * run;
-                self.blocks(r, first..first + codes.len().div_ceil(block), &mut plain);
-                for (to, q) in codes.iter_mut().zip(plain.q) {
+            for (blocks, cols) in self.format().info().runs(self.cols()) {
+                self.blocks(r, blocks, &mut plain);
+                for (to, q) in row[cols].iter_mut().zip(plain.q) {
                     *to = i8::try_from(q).expect("codes of every format fit a byte");
                 }
             }

@@ -291,8 +291,8 @@ pub fn check_finite(what: &'static str, x: &[f32]) -> Result<()> {
 
 /// Whether no number is NaN or infinite.
 pub fn all_finite(x: &[f32]) -> bool {
-    // Magnitudes as integers have the order of the numbers, with infinity and NaN at the end: what is left to the
-    // largest number is negative for these, and one sign of all is looked at.
+    // The largest number less the magnitude, as integers, is negative only for infinity and NaN; the OR of all keeps a
+    // sign.
     let left = |v: &f32| f32::MAX.to_bits() as i32 - (v.to_bits() & 0x7fff_ffff) as i32;
     // Chunks without a branch inside: the compiler vectorises the usual, all-finite case.
     x.chunks(256).all(|chunk| chunk.iter().fold(0, |all, v| all | left(v)) >= 0)

@@ -43,7 +43,9 @@ mod tq2_0;
 
 pub use field::{Field, Holds};
 
-use crate::activation::CHUNK;
+use std::ops::Range;
+
+use crate::activation::{BASE3_COLS, CHUNK};
 use crate::error::{Error, Result};
 
 pub(crate) use ternary::{absmean, ternary as nearest_ternary};
@@ -117,10 +119,10 @@ pub enum Scales {
     Tensor,
 }
 
-/// The normal form of one block; see the module's first lines.
+/// The normal form of one block, or of a run of blocks ([`Info::run`]); see the module's first lines.
 #[derive(Clone, Debug)]
 pub struct Plain {
-    /// Signed codes, one per weight; only the first `block` are meaningful.
+    /// Signed codes, one per weight; only those of the blocks that were decoded are meaningful.
     pub q: [i16; MAX_BLOCK],
     /// Block scale.
     pub d: f32,
@@ -295,8 +297,8 @@ pub struct Info {
 }
 
 impl Info {
-    /// Blocks that [`Codes::decode`] takes at once: where the scale is outside the blocks, which are a byte then, as
-    /// many as whole chunks of columns need and [`Plain`] holds.
+    /// How many blocks one call of [`Codes::decode`] may take: one, or, where the scale is outside the blocks, as many
+    /// as are whole chunks of 32 columns and fit [`Plain`].
     pub const fn run(&self) -> usize {
         match self.scales {
             Scales::None | Scales::Block => 1,
@@ -308,6 +310,18 @@ impl Info {
                 blocks
             }
         }
+    }
+
+    /// A row of `cols` columns by such runs: the blocks, and the columns that are in them.
+    pub(crate) fn runs(
+        &self,
+        cols: usize,
+    ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + use<> {
+        let (block, run, blocks) = (self.block, self.run(), cols.div_ceil(self.block));
+        (0..blocks).step_by(run).map(move |first| {
+            let end = blocks.min(first + run);
+            (first..end, first * block..cols.min(end * block))
+        })
     }
 }
 
@@ -407,6 +421,12 @@ const fn check(info: &Info, codes: &Codes) {
         "scales of sub-blocks are a field"
     );
     assert!(info.block <= MAX_BLOCK && info.bytes > 0, "a block fits Plain");
+    let run = info.run() * info.block;
+    assert!(run > 0 && (run.is_multiple_of(CHUNK) || in_block), "runs of blocks are whole chunks");
+    assert!(
+        !codes.base3 || in_block || run.is_multiple_of(BASE3_COLS),
+        "and begin a line in base 3"
+    );
     assert!(matches!(codes.bits, 1..=6 | 8), "panels have planes for these");
     let highest = if codes.bits == 1 { 2 } else { (1 << codes.bits) - 1 };
     assert!(codes.table.is_some() || codes.max <= highest, "codes fit their bits");

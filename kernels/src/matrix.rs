@@ -63,10 +63,9 @@ pub trait Weights {
         }
         let scale = self.row_scale(r);
         let mut plain = Plain::new();
-        let (block, run) = (self.format().info().block, self.format().info().run());
-        for (i, o) in out.chunks_mut(run * block).enumerate() {
-            let first = i * run;
-            self.blocks(r, first..first + o.len().div_ceil(block), &mut plain);
+        for (blocks, cols) in self.format().info().runs(self.cols()) {
+            let o = &mut out[cols];
+            self.blocks(r, blocks, &mut plain);
             plain.weights(o);
             o.iter_mut().for_each(|w| *w *= scale);
         }

@@ -361,7 +361,7 @@ fn code_place(
 /// The first line of a chunk of the group.
 fn chunk_at(codes: &Codes, g: Geometry, chunk: usize) -> usize {
     if codes.sub_len.is_none() {
-        // What follows comes to this; without its divisions, since blocks may be as small as four columns.
+        // What follows comes to this, without its divisions.
         return chunk * chunk_lines(codes);
     }
     let per_span = span_chunks(codes);
@@ -460,13 +460,11 @@ fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line
     let byte = row % 16 * 4;
     let (mut plain, mut unsigned) = (Plain::new(), [0u8; MAX_BLOCK]);
     let mut finite = true;
-    let blocks = matrix.cols().div_ceil(info.block);
-    for first in (0..blocks).step_by(info.run()) {
-        let run = first..blocks.min(first + info.run());
-        let u = &mut unsigned[..run.len() * info.block];
-        matrix.blocks(r, run, &mut plain);
+    for (blocks, cols) in info.runs(matrix.cols()) {
+        let u = &mut unsigned[..blocks.len() * info.block];
+        matrix.blocks(r, blocks, &mut plain);
         finite &= plain.d.is_finite() && plain.m.is_finite();
-        let place = Place::of(info, geometry, first * info.block);
+        let place = Place::of(info, geometry, cols.start);
         let group = &mut panel[place.group..];
         let mut put = |line: usize, x: f32| {
             let at = row % 32 * 2;
@@ -498,11 +496,10 @@ fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line
             None => pairs.for_each(|(u, q)| *u = (q + codes.zero as i16) as u8),
         }
         if codes.base3 {
-            // The digits' values are summed first and become fractions when the row is complete; columns past the
+            // The digits' values are summed first and become fractions when the panel is complete; columns past the
             // last are the digit 0.
-            let cols = u.len().min(matrix.cols() - first * info.block);
-            unsigned[cols..].fill(0);
-            let fours = unsigned[..cols.next_multiple_of(4)].as_chunks::<4>().0;
+            unsigned[cols.len()..].fill(0);
+            let fours = unsigned[..cols.len().next_multiple_of(4)].as_chunks::<4>().0;
             let (line, _, _) = base3_place(row, place.k);
             for (i, digits) in fours.chunks(BASE3_COLS / 4).enumerate() {
                 let four = &mut group[line + i * 4].0[byte..byte + 4];

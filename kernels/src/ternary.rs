@@ -311,18 +311,16 @@ impl Common {
 }
 
 /// Puts the codes of a row and the scales of its groups of [`FINEST`] into their places, taken over from codes that
-/// are ternary as they are stored. `None` where that does not say it all: then [`read_row`] looks at the weights.
+/// are ternary as they are stored. `None` where that does not say it all: then [`read_row`] looks at the weights, and the places hold anything.
 fn take_row(weights: &impl Weights, r: usize, codes: &mut [i8], scales: &mut [f32]) -> Option<()> {
     let (info, stored) = (weights.format().info(), weights.format().codes()?);
-    let run = info.run() * info.block;
-    if stored.min || stored.sub_len.is_some() || run % FINEST != 0 {
+    if stored.min || stored.sub_len.is_some() || info.run() * info.block % FINEST != 0 {
         return None;
     }
     let mut plain = Plain::new();
-    let runs = codes.chunks_mut(run).zip(scales.chunks_mut(run / FINEST)).enumerate();
-    for (i, (codes, scales)) in runs {
-        let first = i * info.run();
-        weights.blocks(r, first..first + codes.len().div_ceil(info.block), &mut plain);
+    for (blocks, cols) in info.runs(codes.len()) {
+        weights.blocks(r, blocks, &mut plain);
+        let (codes, scales) = (&mut codes[cols.clone()], &mut scales[cols.start / FINEST..]);
         let q = &plain.q[..codes.len()];
         let scale = weights.row_scale(r) * plain.d;
         // Without an early end, which would be a branch for each code.

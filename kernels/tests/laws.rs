@@ -58,8 +58,10 @@ fn threads_and_company_change_nothing() {
                 .map(|&rows| Panels::pack(&random_matrix(format, rows, cols, 7)).unwrap())
                 .collect();
             let grouping = format.info().activation;
-            // So many tokens that threads take tokens and not panels: one format for each kind of activations.
-            let kinds = [Format::F16, Format::TERNARY, Format::Q4_0, Format::Q4_K];
+            // So many tokens that threads take tokens and not panels: one format for each kind of activations and each
+            // kernel.
+            let kinds =
+                [Format::F16, Format::TERNARY, Format::TERNARY_B3, Format::Q4_0, Format::Q4_K];
             let counts = if kinds.contains(&format) { &[1, 5, 131][..] } else { &[1, 5] };
             for &n in counts {
                 let x = Values::Painted.make(n * cols, 3);

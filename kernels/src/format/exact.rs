@@ -1,7 +1,7 @@
 //! Blocks of weights that are ternary already.
 //!
-//! The formats' own encoders look for a scale; given a scale and codes they are asked so that they find
-//! exactly these. What comes out is what the format's `decode` reads back, tested for every ternary format.
+//! The formats' own encoders look for a scale; those whose blocks have one are asked so that they find exactly what is
+//! given. Where the scale is outside the blocks, codes are packed as they are. What comes out is what the format's `decode` reads back, tested for every ternary format.
 
 use super::{Format, Input, MAX_BLOCK, put_f16, sign, ternary, ternary_base3};
 

@@ -85,7 +85,7 @@ fn encode(input: &Input<'_>, out: &mut [u8]) {
 
 /// The byte of four codes -1, 0 and 1.
 pub(super) fn pack([a, b, c, d]: [i8; 4]) -> u8 {
-    // Four zeros are 0b01010101, and a code adds itself: all four in one word, which is vectors.
+    // All four in one word, so that the compiler makes vectors of neighbouring bytes.
     let codes = u32::from_le_bytes([a, b, c, d].map(|q| (q + 1) as u8));
     (codes | codes >> 6 | codes >> 12 | codes >> 18) as u8
 }

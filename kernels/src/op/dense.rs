@@ -23,7 +23,7 @@ impl<C: DenseFormat> Kernel for Dense<C> {
         let n = out.tokens();
         // One token reads everything once; for several, a piece stays in the nearest cache for all of them.
         let cols = if n == 1 { usize::MAX / C::INFO.bytes } else { NEAR };
-        out.rows().for_each(|row| row.fill(0.0));
+        out.each_token().for_each(|row| row.fill(0.0));
         for (piece, lines) in panel.lines.chunks(cols * C::INFO.bytes).enumerate() {
             let (from, mut t) = (piece * cols, 0);
             while t < n {

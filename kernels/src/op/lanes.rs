@@ -86,7 +86,8 @@ macro_rules! map2 {
 
 pub(crate) use {map, map2, sum};
 
-/// The largest lane. By a tree: numbers have one largest, in whatever order, and comparing in turn waits for each.
+/// The largest lane; none may be NaN (`Isa::max` of a NaN and another is the other), and of +0 and -0 it is either. By a
+/// tree, because comparing in turn waits for each.
 #[inline(always)]
 pub fn largest<I: Isa>(isa: I, x: I::F32) -> f32 {
     let mut lanes = [0.0; 16];

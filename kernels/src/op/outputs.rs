@@ -44,12 +44,12 @@ impl<'a> Outputs<'a> {
     /// Outputs `16 v..16 v + 16` of token `t`; there are none where there is no such token.
     #[inline(always)]
     pub fn vector(&mut self, t: usize, v: usize) -> Option<&mut [f32; 16]> {
-        self.y[t * self.stride + v * 16..].first_chunk_mut()
+        self.y.get_mut(t * self.stride + v * 16..)?.first_chunk_mut()
     }
 
     /// The outputs of each token.
     #[inline(always)]
-    pub fn rows(&mut self) -> impl Iterator<Item = &mut [f32; ROWS]> {
+    pub fn each_token(&mut self) -> impl Iterator<Item = &mut [f32; ROWS]> {
         self.y.chunks_mut(self.stride).filter_map(|row| row.first_chunk_mut())
     }
 }

@@ -1,7 +1,8 @@
 //! gemv and gemm: checks, threads, and the step from a panel to the kernel that reads it.
 //!
-//! Panels are split over threads, or tokens where there are many. A panel's outputs are written to where they belong, or
-//! together ([tokens][64]) and then put into row-major order: see [`Product::once`]. The number of threads, the split and the batch never
+//! Panels are split over threads, or tokens where there are many. Where threads take panels, a panel's outputs are
+//! written together ([tokens][64]) and then put into row-major order; where they take tokens, most kernels write to the
+//! rows themselves ([`Product::once`]). The number of threads, the split and the batch never
 //! change an output: each is one row's own sum.
 
 use std::cell::Cell;
@@ -95,7 +96,7 @@ pub(crate) fn product<I: Isa, K: Kernel>(
 
 /// The oracle's form over a panel.
 pub(crate) fn product_oracle(w: &Panels, p: usize, acts: &Acts, t0: usize, mut out: Outputs<'_>) {
-    for (t, out) in out.rows().enumerate() {
+    for (t, out) in out.each_token().enumerate() {
         for (r, y) in out.iter_mut().take(w.rows() - p * ROWS).enumerate() {
             *y = crate::oracle::dot(w, p * ROWS + r, acts, t0 + t);
         }
@@ -160,7 +161,7 @@ pub fn matmul_many(jobs: &mut [(&Panels, &mut [f32])], acts: &Acts) -> Result<()
 /// every thread reads, cost little beside the products.
 const EACH: usize = 64;
 
-/// A thread takes some of the tokens, and all panels: outputs are put in order while they are near.
+/// A thread takes some of the tokens, and all panels.
 fn by_tokens(matrices: &[&Panels], outs: Vec<&mut [f32]>, acts: &Acts, ops: &Ops) {
     // Whole tiles of a matrix unit; not of every backend (48), which gives one of two threads 288 of 512 tokens.
     let tokens = acts.n().div_ceil(threads::get()).next_multiple_of(16);
@@ -183,21 +184,37 @@ fn by_tokens(matrices: &[&Panels], outs: Vec<&mut [f32]>, acts: &Acts, ops: &Ops
             {
                 continue;
             }
-            let kernel = ops.gemm(w.format());
-            for p in 0..w.panels() {
-                let rows = p * ROWS..w.rows().min((p + 1) * ROWS);
-                if kernel.once && rows.len() == ROWS {
-                    let to = Outputs::columns(&mut out[rows.start..], w.rows());
-                    (kernel.run)(w, p, acts, t0, to);
-                    continue;
-                }
-                (kernel.run)(w, p, acts, t0, Outputs::block(block));
-                for (row, y) in out.chunks_exact_mut(w.rows()).zip(block.as_chunks::<ROWS>().0) {
-                    row[rows.clone()].copy_from_slice(&y[..rows.len()]);
-                }
-            }
+            all_panels(ops.gemm(w.format()), w, acts, t0, out, block);
         }
     });
+}
+
+/// All panels of `w` times the tokens from `t0` on, on this thread: `out` is [tokens][rows], and `block` room for
+/// [tokens][64], for kernels whose outputs should be near each other and for the last rows.
+pub(crate) fn all_panels(
+    kernel: Product,
+    w: &Panels,
+    acts: &Acts,
+    t0: usize,
+    out: &mut [f32],
+    block: &mut [f32],
+) {
+    for p in 0..w.panels() {
+        let rows = p * ROWS..w.rows().min((p + 1) * ROWS);
+        if kernel.once && rows.len() == ROWS {
+            let to = Outputs::columns(&mut out[rows.start..], w.rows());
+            (kernel.run)(w, p, acts, t0, to);
+            continue;
+        }
+        (kernel.run)(w, p, acts, t0, Outputs::block(block));
+        for (row, y) in out.chunks_exact_mut(w.rows()).zip(block.as_chunks::<ROWS>().0) {
+            // A whole panel is a few vectors; a call of `memcpy` would cost as much as the copying.
+            match row[rows.start..].first_chunk_mut() {
+                Some(to) => *to = *y,
+                None => row[rows.clone()].copy_from_slice(&y[..rows.len()]),
+            }
+        }
+    }
 }
 
 /// A thread takes some of the panels, and all tokens.

@@ -177,7 +177,7 @@ fn run<U: Unit, C: CodedFormat>(
     scratch.tiles.resize(at_once * parts * stretch.min(group_cols), TileLine([0; 64]));
     let sets = if whole { n.div_ceil(TOKENS) } else { at_once * parts };
     scratch.sums.resize(scratch.sums.len().max(sets), Sums([[[0; 16]; 16]; 4]));
-    out.rows().for_each(|row| row.fill(0.0));
+    out.each_token().for_each(|row| row.fill(0.0));
     let tiles = unit.tiles(tokens, cols);
     let group_lines = geometry.group_lines().max(1);
     for (first, groups) in panel.lines.chunks(group_lines * at_once).enumerate() {
@@ -339,7 +339,7 @@ fn add_groups<U: Unit, C: CodedFormat, const G: usize>(
             }
         }
         let mut scales = &acts.scale[(t + done) * acts.groups()..];
-        let outs = out.rows().take(TOKENS).enumerate().skip(done);
+        let outs = out.each_token().take(TOKENS).enumerate().skip(done);
         for (i, out) in outs {
             let mut total = &[0; G];
             if Parts::totals(&codes) {
@@ -387,7 +387,7 @@ fn add_groups<U: Unit, C: CodedFormat, const G: usize>(
 #[inline(always)]
 fn scale_rows<U: Unit>(unit: U, panel: &Panel<'_>, out: &mut Outputs<'_>) {
     let (isa, Some(scales)) = (unit.vectors(), panel.row_scales) else { return };
-    for out in out.rows() {
+    for out in out.each_token() {
         for (out, scales) in out.as_chunks_mut().0.iter_mut().zip(scales.as_chunks().0) {
             isa.store(isa.mul(isa.load(out), isa.load(scales)), out);
         }
