@@ -199,6 +199,9 @@ pub(crate) fn all_panels(
     out: &mut [f32],
     block: &mut [f32],
 ) {
+    if out.is_empty() {
+        return; // no tokens
+    }
     for p in 0..w.panels() {
         let rows = p * ROWS..w.rows().min((p + 1) * ROWS);
         if kernel.once && rows.len() == ROWS {
