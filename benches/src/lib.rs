@@ -207,7 +207,7 @@ impl Record {
             println!("  int8 products, {backend}, {n} threads: {:.1} G/s", p / 1e9);
         }
         println!(
-            "\n{:<58} {:<12} {:>10} {:>8} {:>7} {:>9} {:>7}",
+            "\n{:<62} {:<12} {:>10} {:>8} {:>7} {:>9} {:>7}",
             "best of each", "backend", "us", "GB/s", "% read", "G prod/s", "% peak"
         );
         for Row { name, backend, work, best } in &self.rows {
@@ -220,7 +220,7 @@ impl Record {
             let peak_share =
                 share(products, peak.get(&(backend.name(), work.threads)).filter(|_| work.integer));
             println!(
-                "{name:<58} {:<12} {:>10.2} {:>8.1} {read_share:>7} {:>9.1} {peak_share:>7}",
+                "{name:<62} {:<12} {:>10.2} {:>8.1} {read_share:>7} {:>9.1} {peak_share:>7}",
                 backend.name(),
                 s * 1e6,
                 read / 1e9,
