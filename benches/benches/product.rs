@@ -9,15 +9,19 @@ use tritlab_kernels::{Format, backend, matmul_acts};
 /// Tokens of a gemm: a prompt's batch; not a multiple of 6, so that small tiles count too.
 const TOKENS: usize = 64;
 
-/// Bits of weights that are in the cache which cores share, and in no core's own, when they are read again and again.
-const LAST_LEVEL: f64 = (6 << 23) as f64;
+/// Weights of fewer bytes are in the cache which cores share, and in no core's own, when they are read again and again.
+const LAST_LEVEL: usize = 6 << 20;
+
+/// Bytes of a layer's weights.
+fn bytes(format: Format, layer: Layer) -> usize {
+    ((layer.rows * layer.cols) as f64 * format.bits_per_weight() / 8.0) as usize
+}
 
 /// Bytes for one token, which memory limits; arithmetic for several.
 fn throughput(format: Format, layer: Layer, n: usize) -> Throughput {
-    let weights = layer.rows * layer.cols;
     match n {
-        1 => Throughput::Bytes((weights as f64 * format.bits_per_weight() / 8.0) as u64),
-        _ => Throughput::Elements((2 * n * weights) as u64),
+        1 => Throughput::Bytes(bytes(format, layer) as u64),
+        _ => Throughput::Elements((2 * n * layer.rows * layer.cols) as u64),
     }
 }
 
@@ -68,7 +72,7 @@ fn main() {
     let (mut c, mut record) = (criterion(), Record::default());
     for &format in Format::ALL {
         kernels(&mut c, &mut record, ("gemv", "cache"), format, SMALL, 1);
-        if LARGE.rows as f64 * LARGE.cols as f64 * format.bits_per_weight() < LAST_LEVEL {
+        if bytes(format, LARGE) < LAST_LEVEL {
             kernels(&mut c, &mut record, ("gemv", "last-level cache"), format, LARGE, 1);
         }
         for layer in LAYERS {

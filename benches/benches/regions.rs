@@ -1,5 +1,6 @@
 //! What it costs to begin and end a parallel region: rayon's fork and join between workers kept awake, as the decoder
-//! has one for every product, and, beside it, threads that spin at a barrier, as one region for a whole token would need.
+//! has one for every product, and, beside it, threads that spin at a barrier, as one region for a whole token would
+//! need.
 //!
 //! Times are of a region in which every thread works 2 us: what exceeds that is its cost. A step of a decoder of 30
 //! layers has 151 of them.

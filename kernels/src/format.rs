@@ -578,6 +578,11 @@ pub(crate) const fn first_digit(byte: u8) -> u8 {
     ((byte as u16 * 3) >> 8) as u8
 }
 
+/// The byte of five base-3 digits, the first most significant, whose value is 0 to 242: as a fraction of 256.
+pub(crate) const fn fraction(value: u8) -> u8 {
+    (value as u16 * 256).div_ceil(243) as u8
+}
+
 /// `outer_scale` of formats that have none.
 fn no_outer_scale(_: &[f32]) -> f32 {
     1.0

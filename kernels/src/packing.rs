@@ -17,6 +17,7 @@ mod iq2_bn_r4;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result, check_len};
+use crate::format::fraction;
 use crate::ternary::{Granularity, Ternary};
 use crate::threads;
 
@@ -279,7 +280,7 @@ impl Packing {
                 for c in 0..cols {
                     let (byte, digit) = place(shape, r, c);
                     if digit == 0 {
-                        bytes[byte] = (u16::from(bytes[byte]) * 256).div_ceil(243) as u8;
+                        bytes[byte] = fraction(bytes[byte]);
                     }
                 }
             }
@@ -321,8 +322,8 @@ fn code(place: Place, bytes: &[u8], shape: Shape, r: usize, c: usize) -> Option<
 
 /// The value 0 to 242 that is stored as this byte.
 fn value(byte: u8) -> Option<u8> {
-    let value = u16::from(byte) * 243 / 256;
-    ((value * 256).div_ceil(243) == u16::from(byte)).then_some(value as u8)
+    let value = (u16::from(byte) * 243 / 256) as u8;
+    (fraction(value) == byte).then_some(value)
 }
 
 /// A number that divided into 1 is `x`, if there is one.

@@ -41,7 +41,7 @@ use half::f16;
 use crate::activation::{BASE3_COLS, CHUNK};
 use crate::error::{Error, Result};
 use crate::format::{
-    Codes, Element, Format, Grouping, Info, Kind, MAX_BLOCK, Plain, Scales, first_digit,
+    Codes, Element, Format, Grouping, Info, Kind, MAX_BLOCK, Plain, Scales, first_digit, fraction,
 };
 use crate::isa::pages::in_pieces;
 use crate::matrix::{Matrix, Weights};
@@ -424,7 +424,7 @@ fn pack_panel(
     if matrix.format().codes().is_some_and(|c| c.base3) {
         for group in panel.chunks_exact_mut(geometry.group_lines()) {
             for line in &mut group[..geometry.code_lines] {
-                line.0 = line.0.map(|v| (u16::from(v) * 256).div_ceil(243) as u8);
+                line.0 = line.0.map(fraction);
             }
         }
     }

@@ -266,7 +266,7 @@ impl Ternary {
         for (cols, scale) in self.groups_in(r, cols) {
             common.first.get_or_insert(scale);
             if common.of_weights == Some(scale) {
-                continue;
+                continue; // whatever its codes are
             }
             let Some(i) = row[cols.clone()].iter().position(|&q| q != 0) else { continue };
             let one = *common.of_weights.get_or_insert(scale);
@@ -311,7 +311,8 @@ impl Common {
 }
 
 /// Puts the codes of a row and the scales of its groups of [`FINEST`] into their places, taken over from codes that
-/// are ternary as they are stored. `None` where that does not say it all: then [`read_row`] looks at the weights, and the places hold anything.
+/// are ternary as they are stored. `None` where that does not say it all: then [`read_row`] looks at the weights, and
+/// the places hold anything.
 fn take_row(weights: &impl Weights, r: usize, codes: &mut [i8], scales: &mut [f32]) -> Option<()> {
     let (info, stored) = (weights.format().info(), weights.format().codes()?);
     if stored.min || stored.sub_len.is_some() || info.run() * info.block % FINEST != 0 {

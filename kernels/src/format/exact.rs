@@ -1,7 +1,8 @@
 //! Blocks of weights that are ternary already.
 //!
 //! The formats' own encoders look for a scale; those whose blocks have one are asked so that they find exactly what is
-//! given. Where the scale is outside the blocks, codes are packed as they are. What comes out is what the format's `decode` reads back, tested for every ternary format.
+//! given. Where the scale is outside the blocks, codes are packed as they are. What comes out is what the format's
+//! `decode` reads back, tested for every ternary format.
 
 use super::{Format, Input, MAX_BLOCK, put_f16, sign, ternary, ternary_base3};
 

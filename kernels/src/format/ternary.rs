@@ -62,7 +62,12 @@ pub(crate) fn absmean(x: &[f32]) -> f32 {
 
 fn decode(bytes: &[u8], out: &mut Plain) {
     out.d = 1.0;
-    for (q, byte) in out.q.as_chunks_mut::<4>().0.iter_mut().zip(bytes) {
+    unpack(bytes, &mut out.q);
+}
+
+/// The codes of bytes of four.
+pub(super) fn unpack(bytes: &[u8], codes: &mut [i16]) {
+    for (q, byte) in codes.as_chunks_mut::<4>().0.iter_mut().zip(bytes) {
         *q = CODES_OF[usize::from(*byte)];
     }
 }

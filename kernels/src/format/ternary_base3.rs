@@ -18,7 +18,7 @@
 
 use super::field::{Field, layout};
 use super::ternary::{absmean, ternary};
-use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales, first_digit};
+use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales, first_digit, fraction};
 
 /// One scale per matrix.
 pub struct PerTensor;
@@ -70,6 +70,5 @@ fn encode(input: &Input<'_>, out: &mut [u8]) {
 
 /// The byte of five codes -1, 0 and 1.
 pub(super) fn pack(codes: [i8; 5]) -> u8 {
-    let value = codes.iter().fold(0, |value: u16, q| 3 * value + (q + 1) as u16);
-    (value * 256).div_ceil(243) as u8
+    fraction(codes.iter().fold(0, |value, q| 3 * value + (q + 1) as u8))
 }

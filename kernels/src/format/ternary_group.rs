@@ -15,7 +15,7 @@
 
 use super::field::{Field, layout};
 use super::search::code;
-use super::ternary::absmean;
+use super::ternary::{absmean, pack, unpack};
 use super::{Codes, Grouping, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, put_f16};
 
@@ -81,9 +81,7 @@ impl G256 {
 
 fn decode(bytes: &[u8], out: &mut Plain) {
     out.d = f16_at(bytes, 0);
-    for (q, byte) in out.q.as_chunks_mut::<4>().0.iter_mut().zip(&bytes[2..]) {
-        *q = [0, 2, 4, 6].map(|bit| i16::from(byte >> bit & 3) - 1);
-    }
+    unpack(&bytes[2..], &mut out.q);
 }
 
 fn encode(input: &Input<'_>, out: &mut [u8]) {
@@ -91,7 +89,6 @@ fn encode(input: &Input<'_>, out: &mut [u8]) {
     let inverse = 1.0 / scale;
     put_f16(out, 0, scale);
     for (byte, x) in out[2..].iter_mut().zip(input.x.as_chunks::<4>().0) {
-        let codes = x.map(|v| (code(v * inverse, -1.0, 1.0) + 1.0) as u8);
-        *byte = codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6;
+        *byte = pack(x.map(|v| code(v * inverse, -1.0, 1.0) as i8));
     }
 }

@@ -21,6 +21,7 @@
 
 use super::field::layout;
 use super::search::largest;
+use super::ternary_base3::pack;
 use super::{Codes, Field, Grouping, Holds, Info, Input, Kind, Plain, Scales};
 use super::{f16_at, first_digit, inverse, nearest_trit, put_f16};
 
@@ -68,14 +69,9 @@ fn encode(input: &Input<'_>, out: &mut [u8]) {
     let id = inverse(d);
     for (byte, n, weight, digits) in PARTS {
         for l in 0..n {
-            let value = (0..5).fold(0, |value: u16, t| {
-                let digit = match t < digits {
-                    true => (nearest_trit(x[weight + t * n + l] * id) + 1) as u16,
-                    false => 0,
-                };
-                3 * value + digit
-            });
-            out[byte + l] = (value * 256).div_ceil(243) as u8;
+            // Where there is no fifth weight the digit is 0, which is the code -1.
+            let code = |t| if t < digits { nearest_trit(x[weight + t * n + l] * id) } else { -1 };
+            out[byte + l] = pack(std::array::from_fn(code));
         }
     }
     put_f16(out, 52, d);

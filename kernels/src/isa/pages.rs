@@ -6,7 +6,8 @@
 //! **First touch.** A system with several memory nodes gives a page to the node of the thread that first writes it, so
 //! the pool's threads do, each a part: weights are spread over the nodes. That is all there is of NUMA: threads are not
 //! bound to cores or nodes, which thread reads a part later is not fixed, and batches that are split by tokens read all
-//! weights from every thread. With more than one node, bind the process to one (`numactl -N 0 -m 0`) or spread its memory (`numactl --interleave=all`).
+//! weights from every thread. With more than one node, bind the process to one (`numactl -N 0 -m 0`) or spread its
+//! memory (`numactl --interleave=all`).
 
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -2,8 +2,8 @@
 //!
 //! Panels are split over threads, or tokens where there are many. Where threads take panels, a panel's outputs are
 //! written together ([tokens][64]) and then put into row-major order; where they take tokens, most kernels write to the
-//! rows themselves ([`Product::once`]). The number of threads, the split and the batch never
-//! change an output: each is one row's own sum.
+//! rows themselves ([`Product::once`]). The number of threads, the split and the batch never change an output: each is
+//! one row's own sum.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
