@@ -142,7 +142,6 @@ pub struct Ops {
     products: Vec<Product>,
     gemms: Vec<Product>,
     wholes: Vec<Option<Whole>>,
-    gemm_tokens: usize,
     pub(crate) quantize_row: QuantizeRow,
     rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     gated: fn(Activation, &mut [f32], &[f32]),
@@ -167,11 +166,6 @@ impl Ops {
     /// The kernel for many vectors that takes a whole matrix, where the backend has one for the format.
     pub(crate) fn whole(&self, format: Format) -> Option<Whole> {
         self.wholes.get(format as usize).copied().flatten()
-    }
-
-    /// Tokens with which the tiles of a product of several are full.
-    pub fn gemm_tokens(&self) -> usize {
-        self.gemm_tokens
     }
 
     /// What measures this backend's limits.
@@ -332,8 +326,6 @@ fn rows<I: Isa>(backend: Backend) -> Option<Ops> {
         gemms: products.0.clone(),
         products: products.0,
         wholes: Vec::new(),
-        // Two tiles.
-        gemm_tokens: 2 * I::TOKENS,
         quantize_row: quantize::quantize_row::<I>,
         rms_norm: norm::rms_norm::<I>,
         gated: gate::gated::<I>,
@@ -355,12 +347,12 @@ impl<U: Unit> Visit for Tiled<'_, U> {
 
     fn coded<C: CodedFormat>(&mut self) {
         let run = tiles::product::<U, C, Integer<C>>;
-        self.0[C::FORMAT as usize] = Product { run, once: false };
+        self.0[C::FORMAT as usize] = Product { run, once: false, full: 32 };
     }
 
     fn base3<C: CodedFormat>(&mut self) {
         let run = tiles::product::<U, C, Base3<C>>;
-        self.0[C::FORMAT as usize] = Product { run, once: false };
+        self.0[C::FORMAT as usize] = Product { run, once: false, full: 32 };
     }
 }
 
@@ -371,7 +363,6 @@ fn unit_rows<U: Unit>(backend: Backend) -> Option<Ops> {
     let mut ops = rows::<U::Vectors>(backend)?;
     for_each(&mut Tiled::<U>(&mut ops.gemms, std::marker::PhantomData));
     ops.probe = ops.probe.with_unit::<U>();
-    ops.gemm_tokens = 32;
     Some(ops)
 }
 
@@ -417,10 +408,9 @@ fn lookup_rows<L: Lookup>(backend: Backend) -> Option<Ops> {
 fn oracle_rows() -> Ops {
     Ops {
         backend: Backend::Oracle,
-        products: vec![Product { run: product_oracle, once: true }; Format::ALL.len()],
-        gemms: vec![Product { run: product_oracle, once: true }; Format::ALL.len()],
+        products: vec![Product { run: product_oracle, once: true, full: 2 }; Format::ALL.len()],
+        gemms: vec![Product { run: product_oracle, once: true, full: 2 }; Format::ALL.len()],
         wholes: Vec::new(),
-        gemm_tokens: 2,
         quantize_row: oracle::quantize_row,
         rms_norm: oracle::rms_norm,
         gated: oracle::gated,

@@ -15,7 +15,8 @@
 //! # Caveats
 //!
 //! Instructions are not cycles: they differ in ports and in what they wait for. It is the code of this build; another
-//! compiler, or a build with debug assertions, has other code. A matrix of 64 rows that lies in cache is multiplied:
+//! compiler, or a build with debug assertions, has other code. Products of several tokens are of two tiles, or of the fewest
+//! tokens with which codes are unpacked once for all of them. A matrix of 64 rows that lies in cache is multiplied:
 //! what comes once per row is among the costs as it is there.
 
 mod decode;

@@ -337,6 +337,8 @@ pub trait Codec: 'static {
 pub trait CodedFormat: Codec {
     /// How its codes are read.
     const CODES: Codes;
+    /// The same of the format that its sub-blocks' minima are of: another one where codes have been unpacked.
+    const MINIMA: Codes = Self::CODES;
 }
 
 /// A dense format, for the dense kernels.

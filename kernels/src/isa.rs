@@ -83,8 +83,24 @@ pub(crate) trait Op {
     fn run<I: Isa>(self, isa: I) -> Self::Out;
 }
 
-/// [`Isa::ahead`] of most CPUs.
-const USUALLY_AHEAD: [usize; 2] = [2048, 0];
+/// How far ahead a product of one token asks for its lines, in bytes, as measured (benches/LOG.md): about the time of a
+/// read from memory. 0: not at all, which leaves it to the hardware.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    /// Plain codes of one or two bits.
+    pub few_bits: usize,
+    /// Codes with sub-blocks, or in base 3.
+    pub sub_blocks: usize,
+    /// Elements that are no codes.
+    pub dense: usize,
+    /// Other codes.
+    pub other: usize,
+}
+
+impl Ahead {
+    /// That of most CPUs.
+    const USUAL: Ahead = Ahead { few_bits: 2048, sub_blocks: 0, dense: 0, other: 0 };
+}
 
 /// A token: having one proves that the CPU can run the instructions.
 pub(crate) trait Isa: Copy + Send + Sync + 'static {
@@ -113,17 +129,17 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
 
     /// Loads 64 bytes.
     fn bytes(self, x: &[u8; 64]) -> Self::Bytes;
+    /// Stores 64 bytes.
+    fn store_bytes(self, x: Self::Bytes, to: &mut [u8; 64]);
     /// Says that the 64 bytes `ahead` bytes after `x` will be read soon. They need not exist.
     #[inline(always)]
     fn prefetch(self, x: &[u8; 64], ahead: usize) {
         let _ = (x, ahead);
     }
-    /// How far ahead a product of one token asks for its lines, in bytes, as measured (benches/LOG.md): about the time of
-    /// a read from memory. First of plain codes of one or two bits, then of base 3 and of sub-blocks. 0: not at all, which
-    /// leaves it to the hardware.
+    /// What this CPU is asked for ahead.
     #[inline(always)]
-    fn ahead(self) -> [usize; 2] {
-        USUALLY_AHEAD
+    fn ahead(self) -> Ahead {
+        Ahead::USUAL
     }
     /// `(byte >> shift) & mask` in every byte, to the left where `shift` is negative. The mask has only bits
     /// that the shift fills from the byte itself.

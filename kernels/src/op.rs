@@ -1,6 +1,7 @@
 //! The operations, each written once over `Isa` (and, for products, over the format),
 //! and their front door: functions that run on the current backend.
 
+pub(crate) mod ahead;
 pub(crate) mod attention;
 pub(crate) mod base3;
 pub(crate) mod dense;
@@ -15,8 +16,10 @@ pub(crate) mod outputs;
 pub(crate) mod product;
 pub(crate) mod quantize;
 pub(crate) mod rope;
+pub(crate) mod sub_blocks;
 #[allow(dead_code, reason = "not every architecture has a matrix unit")]
 pub(crate) mod tiles;
+pub(crate) mod unpacked;
 
 pub use crate::oracle::Activation;
 pub use attention::{Queries, Query};

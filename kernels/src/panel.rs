@@ -25,7 +25,7 @@
 //! ```text
 //! integer minima of the sub-blocks         k-quants; 16 rows x 4 sub-blocks to a line, like codes
 //! for each four sub-blocks (or chunk of 32 k)
-//!     their integer scales                 k-quants; four lines
+//!     their integer scales                 k-quants; four lines; beside the minima if both are 4 bits
 //!     their codes
 //! scales, minima                           64 f16 each: two lines; only if the format has them
 //! ```
@@ -58,9 +58,9 @@ pub struct Line(pub [u8; 64]);
 /// Where things are in a panel of a format with given columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
-    /// Lines of sub-block minima in a group.
+    /// Lines of sub-block minima in a group, and of the scales that share their bytes.
     pub sub_min_lines: usize,
-    /// Lines of sub-block scales.
+    /// Lines of sub-block scales that have bytes of their own.
     pub sub_lines: usize,
     /// Lines of codes.
     pub code_lines: usize,
@@ -73,8 +73,7 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
-    pub fn of(format: Format, cols: usize) -> Self {
-        let info = format.info();
+    pub const fn of(info: &Info, cols: usize) -> Self {
         match &info.kind {
             Kind::Dense { .. } => Geometry {
                 scale_lines: 0,
@@ -85,16 +84,22 @@ impl Geometry {
                 groups: cols,
             },
             Kind::Coded(codes) => {
-                let in_block = info.scales == Scales::Block;
-                let len = info.activation.len().unwrap_or_else(|| cols.next_multiple_of(CHUNK));
-                let sub_lines = codes.sub_len.map_or(0, |sub| len / sub);
+                let in_block = matches!(info.scales, Scales::Block);
+                let (len, base3_len) = match info.activation.len() {
+                    Some(len) => (len, len),
+                    None => (cols.next_multiple_of(CHUNK), cols),
+                };
+                let subs = match codes.sub_len {
+                    Some(sub) => len / sub,
+                    None => 0,
+                };
                 Geometry {
                     scale_lines: if in_block { 2 } else { 0 },
                     min_lines: if codes.min { 2 } else { 0 },
-                    sub_lines,
-                    sub_min_lines: if codes.min { sub_lines } else { 0 },
+                    sub_lines: if nibbles(codes) { 0 } else { subs },
+                    sub_min_lines: if codes.min { subs } else { 0 },
                     code_lines: if codes.base3 {
-                        info.activation.len().unwrap_or(cols).div_ceil(BASE3_COLS) * 4
+                        base3_len.div_ceil(BASE3_COLS) * 4
                     } else {
                         len / CHUNK * chunk_lines(codes)
                     },
@@ -105,12 +110,12 @@ impl Geometry {
     }
 
     /// Lines before a group's scales: its codes, and all that belongs to sub-blocks.
-    pub fn scales_at(&self) -> usize {
+    pub const fn scales_at(&self) -> usize {
         self.sub_min_lines + self.sub_lines + self.code_lines
     }
 
     /// Lines in a group.
-    pub fn group_lines(&self) -> usize {
+    pub const fn group_lines(&self) -> usize {
         self.scales_at() + self.scale_lines + self.min_lines
     }
 
@@ -156,9 +161,14 @@ pub(crate) const fn span_chunks(codes: &Codes) -> usize {
     }
 }
 
+/// Whether the scale and the minimum of a sub-block, 4 bits each, share a byte: the minimum is its upper half.
+pub(crate) const fn nibbles(codes: &Codes) -> bool {
+    codes.min && codes.sub_len.is_some() && codes.sub_range[1] < 16
+}
+
 /// Lines of sub-block scales that a span begins with.
 pub(crate) const fn span_sub_lines(codes: &Codes) -> usize {
-    if codes.sub_len.is_some() { 4 } else { 0 }
+    if codes.sub_len.is_some() && !nibbles(codes) { 4 } else { 0 }
 }
 
 /// Lines of a span.
@@ -205,7 +215,7 @@ impl Panels {
     /// turn into plausible numbers.
     pub fn pack(matrix: &Matrix<'_>) -> Result<Self> {
         let (format, rows, cols) = (matrix.format(), matrix.rows(), matrix.cols());
-        let geometry = Geometry::of(format, cols);
+        let geometry = Geometry::of(format.info(), cols);
         let panel_lines = geometry.panel_lines();
         let panels = rows.div_ceil(ROWS);
         let mut lines = Vec::new();
@@ -293,6 +303,9 @@ impl Weights for Panels {
                     let (line, byte) = sub_min_place(row, s);
                     out.sub_min[s] = i16::from(group[line].0[byte] as i8);
                 }
+                if nibbles(codes) {
+                    (out.sub[s], out.sub_min[s]) = (out.sub[s] & 15, out.sub_min[s] >> 4 & 15);
+                }
             }
         }
         if codes.base3 {
@@ -371,6 +384,9 @@ fn chunk_at(codes: &Codes, g: Geometry, chunk: usize) -> usize {
 
 /// Line in the group and byte of the scale of sub-block `s` of `row`: 16 rows x 4 sub-blocks to a line.
 fn sub_place(codes: &Codes, g: Geometry, row: usize, s: usize) -> (usize, usize) {
+    if nibbles(codes) {
+        return sub_min_place(row, s);
+    }
     (g.sub_min_lines + s / 4 * span_lines(codes) + row / 16, row % 16 * 4 + s % 4)
 }
 
@@ -482,8 +498,9 @@ fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line
                 let (line, byte) = sub_place(codes, geometry, row, s);
                 group[line].0[byte] = plain.sub[s] as i8 as u8;
                 if codes.min {
+                    let shift = if nibbles(codes) { 4 } else { 0 };
                     let (line, byte) = sub_min_place(row, s);
-                    group[line].0[byte] = plain.sub_min[s] as i8 as u8;
+                    group[line].0[byte] |= (plain.sub_min[s] << shift) as u8;
                 }
             }
         }

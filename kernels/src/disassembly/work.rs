@@ -57,7 +57,7 @@ fn product(kernel: &Kernel, ops: &'static Ops, format: Format, times: usize) -> 
         // A panel; the oracle, which takes rows one by one and its time, gets one.
         (None, op) => {
             let rows = if kernel.backend == Backend::Oracle { 1 } else { ROWS };
-            (rows, times * columns(format), if op == "gemv" { 1 } else { ops.gemm_tokens() })
+            (rows, times * columns(format), if op == "gemv" { 1 } else { ops.gemm(format).full })
         }
     };
     let panels = Panels::pack(&Matrix::quantize(format, rows, cols, &painted(rows * cols))?)?;

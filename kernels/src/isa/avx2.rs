@@ -8,7 +8,7 @@
 use core::arch::asm;
 use core::arch::x86_64::*;
 
-use super::{Isa, Op};
+use super::{Ahead, Isa, Op};
 
 super::token! {
     /// Proof of AVX2, FMA and F16C (Haswell, Zen and later).
@@ -62,8 +62,17 @@ impl Isa for Avx2 {
         })
     }
     #[inline(always)]
-    fn ahead(self) -> [usize; 2] {
-        super::zen5::ahead()
+    fn store_bytes(self, x: Self::Bytes, to: &mut [u8; 64]) {
+        // `to` is 64 writable bytes; the stores have no alignment rule.
+        proven!(self, {
+            let p: *mut __m256i = to.as_mut_ptr().cast();
+            _mm256_storeu_si256(p, x[0]);
+            _mm256_storeu_si256(p.add(1), x[1]);
+        })
+    }
+    #[inline(always)]
+    fn ahead(self) -> Ahead {
+        super::zen5::ahead(super::zen5::DISTANCE)
     }
     #[inline(always)]
     fn prefetch(self, x: &[u8; 64], ahead: usize) {

@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::arch::x86_64::*;
 
-use super::{Isa, Op};
+use super::{Ahead, Isa, Op};
 
 super::token! {
     /// Proof of AVX-512 F, BW, DQ, VL and VNNI (Ice Lake, Zen 4 and later), which implies FMA and F16C.
@@ -33,8 +33,13 @@ impl Isa for Avx512 {
         proven!(self, _mm512_loadu_si512(x.as_ptr().cast()))
     }
     #[inline(always)]
-    fn ahead(self) -> [usize; 2] {
-        super::zen5::ahead()
+    fn store_bytes(self, x: __m512i, to: &mut [u8; 64]) {
+        // `to` is 64 writable bytes; the store has no alignment rule.
+        proven!(self, _mm512_storeu_si512(to.as_mut_ptr().cast(), x))
+    }
+    #[inline(always)]
+    fn ahead(self) -> Ahead {
+        super::zen5::ahead(0)
     }
     #[inline(always)]
     fn prefetch(self, x: &[u8; 64], ahead: usize) {

@@ -93,6 +93,16 @@ macro_rules! neon {
                 })
             }
             #[inline(always)]
+            fn store_bytes(self, x: Self::Bytes, to: &mut [u8; 64]) {
+                // `to` is 64 writable bytes; the stores have no alignment rule.
+                proven!(self, {
+                    let p = to.as_mut_ptr();
+                    for (i, x) in x.into_iter().enumerate() {
+                        vst1q_u8(p.add(i * 16), x);
+                    }
+                })
+            }
+            #[inline(always)]
             fn field(self, x: Self::Bytes, shift: i32, mask: u8) -> Self::Bytes {
                 // A shift by a negative count is a shift to the right.
                 all(x, |x| {

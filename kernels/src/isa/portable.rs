@@ -43,6 +43,10 @@ impl Isa for Portable {
         *x
     }
     #[inline(always)]
+    fn store_bytes(self, x: Self::Bytes, to: &mut [u8; 64]) {
+        *to = x;
+    }
+    #[inline(always)]
     fn field(self, x: Self::Bytes, shift: i32, mask: u8) -> Self::Bytes {
         if shift >= 0 {
             std::array::from_fn(|i| x[i] >> shift & mask)

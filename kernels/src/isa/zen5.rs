@@ -4,6 +4,11 @@
 use core::arch::x86_64::__cpuid;
 use std::sync::OnceLock;
 
+use super::Ahead;
+
+/// [`Ahead`], in bytes.
+pub(crate) const DISTANCE: usize = 4096;
+
 /// Asks the processor once: under a hypervisor that takes microseconds.
 pub(crate) fn here() -> bool {
     static HERE: OnceLock<bool> = OnceLock::new();
@@ -17,8 +22,11 @@ pub(crate) fn here() -> bool {
     })
 }
 
-/// [`super::Isa::ahead`] on x86-64.
+/// [`super::Isa::ahead`] on x86-64; `other` is that of the remaining codes on this CPU.
 #[inline]
-pub(crate) fn ahead() -> [usize; 2] {
-    if here() { [4096, 4096] } else { super::USUALLY_AHEAD }
+pub(crate) fn ahead(other: usize) -> Ahead {
+    match here() {
+        true => Ahead { few_bits: DISTANCE, sub_blocks: DISTANCE, dense: DISTANCE, other },
+        false => Ahead::USUAL,
+    }
 }

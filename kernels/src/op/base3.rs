@@ -21,7 +21,8 @@ use crate::format::{CodedFormat, Scales};
 use crate::isa::Isa;
 use crate::panel::Line;
 
-use super::integer::{ask, half_line, store_rows};
+use super::ahead::ask;
+use super::integer::{half_line, store_rows};
 use super::outputs::Outputs;
 use super::product::{Kernel, Panel};
 
@@ -132,13 +133,12 @@ fn telescoped<I: Isa, const V: usize>(
     let mut sums = [[isa.splat_i32(0); 2]; V];
     let (whole, rest) = a.as_chunks::<DIGITS>();
     let mut fours = lines.chunks_exact(4);
-    let ahead = isa.ahead()[1];
+    let ahead = isa.ahead().sub_blocks;
     for (a, four) in whole.iter().zip(&mut fours) {
-        ask(isa, four, ahead);
-        add_bytes(isa, four, v0, a, &mut sums);
+        add_bytes(isa, four, v0, a, &mut sums, ahead);
     }
     if let (false, Some(four)) = (rest.is_empty(), fours.next()) {
-        add_bytes(isa, four, v0, rest, &mut sums);
+        add_bytes(isa, four, v0, rest, &mut sums, ahead);
     }
     let mut exact = [isa.splat_i32(0); V];
     for v in 0..V {
@@ -155,8 +155,10 @@ fn add_bytes<I: Isa, const V: usize>(
     v0: usize,
     a: &[[i8; 4]],
     sums: &mut [[I::I32; 2]; V],
+    ahead: usize,
 ) {
     for v in 0..V {
+        ask(isa, &four[v..v + 1], ahead);
         let mut u = isa.bytes(&four[v0 + v].0);
         for a in a {
             sums[v][0] = isa.dot_wide(sums[v][0], u, *a);

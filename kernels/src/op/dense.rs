@@ -9,6 +9,7 @@ use crate::format::{DenseFormat, Element};
 use crate::isa::Isa;
 use crate::panel::Line;
 
+use super::ahead::ask;
 use super::outputs::Outputs;
 use super::product::{Kernel, Panel};
 
@@ -77,7 +78,9 @@ fn tile<I: Isa, C: DenseFormat, const N: usize>(
             }
         }
     }
+    let ahead = if N == 1 { isa.ahead().dense } else { 0 };
     for (k, lines) in lines.chunks_exact(C::INFO.bytes).enumerate() {
+        ask(isa, lines, ahead);
         let x: [I::F32; N] = std::array::from_fn(|t| isa.splat(x[t][k]));
         for v in 0..4 {
             let w = vector::<I, C>(isa, lines, v);

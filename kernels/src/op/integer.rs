@@ -26,21 +26,29 @@ use crate::activation::{Acts, BASE3_COLS, CHUNK};
 use crate::format::{CodedFormat, Codes, Grouping, Scales};
 use crate::isa::{Isa, run_length};
 use crate::panel::{
-    Line, chunk_lines, mask, plane_place, planes, span_chunks, span_lines, span_sub_lines,
+    Line, chunk_lines, mask, nibbles, plane_place, planes, span_chunks, span_lines, span_sub_lines,
 };
 
+use super::ahead::{Next, distance, slow};
 use super::outputs::Outputs;
 use super::product::{Kernel, Panel};
-
-/// Codes of one or two bits without sub-blocks, whose lines are used up slowly.
-const fn slow(codes: &Codes) -> bool {
-    codes.bits <= 2 && codes.sub_len.is_none()
-}
+use super::sub_blocks::{scales, short, sub_offsets, weigh};
+use super::unpacked;
 
 /// Whether one token's products are summed in two sets, half a chunk each: with one, each waits for the one before,
 /// as long as two others take. Groups of 32 and sub-blocks have sums of their own anyway.
 const fn alternate<I: Isa, C: CodedFormat, const N: usize>() -> bool {
     N == 1 && I::VECTORS == 4 && slow(&C::CODES) && !matches!(C::INFO.activation, Grouping::Group32)
+}
+
+/// Whether the steps of a chunk are written out: single tokens where registers are many or codes lie in several places,
+/// as measured (benches/LOG.md), and full tiles but for debug builds, where they would take minutes to compile.
+const fn written_out<I: Isa, C: CodedFormat, const N: usize>() -> bool {
+    match N {
+        1 => I::VECTORS == 4 || !slow(&C::CODES) && C::CODES.bits < 8,
+        FULL => I::VECTORS == 4 && !cfg!(debug_assertions),
+        _ => false,
+    }
 }
 
 /// Steps of four columns in a chunk.
@@ -54,11 +62,21 @@ pub struct Integer<C>(PhantomData<C>);
 impl<C: CodedFormat> Kernel for Integer<C> {
     const ONCE: bool = true;
 
+    fn full<I: Isa>() -> usize {
+        unpacked::fewest::<I, C>().unwrap_or(2 * I::TOKENS)
+    }
+
     #[inline(always)]
     fn run<I: Isa>(isa: I, panel: &Panel<'_>, acts: &Acts, t0: usize, out: &mut Outputs<'_>) {
         if out.tokens() == 1 {
             // One token: all four vectors of the panel, so that its lines are read once.
-            return tile::<I, C, 4, 1>(isa, panel, 0, acts, t0, out);
+            return match distance(isa, &C::CODES) {
+                0 => tile::<I, C, 4, 1, false>(isa, panel, 0, acts, t0, out),
+                _ => tile::<I, C, 4, 1, true>(isa, panel, 0, acts, t0, out),
+            };
+        }
+        if unpacked::run::<I, C>(isa, panel, acts, t0, out) {
+            return;
         }
         match const { shape::<I, C>() } {
             (4, 6) => many::<I, C, 4, 6>(isa, panel, acts, t0, out),
@@ -72,7 +90,7 @@ impl<C: CodedFormat> Kernel for Integer<C> {
 /// Vectors and tokens of a tile, as measured (benches/LOG.md): what a product keeps in registers besides its
 /// sums decides. With sub-blocks that is a second set of integer sums, so tiles are small; with groups of 32 the f32
 /// sums are in use every 8 steps.
-const fn shape<I: Isa, C: CodedFormat>() -> (usize, usize) {
+pub(super) const fn shape<I: Isa, C: CodedFormat>() -> (usize, usize) {
     match (I::VECTORS, I::TOKENS) {
         (4, 6..) if C::CODES.sub_len.is_some() => (2, 6),
         (4, 6..) if matches!(C::INFO.activation, Grouping::Group32) => (2, 6),
@@ -85,7 +103,7 @@ const fn shape<I: Isa, C: CodedFormat>() -> (usize, usize) {
 /// Several tokens in tiles of V vectors and at most N tokens. The tokens' activations stay in cache for the
 /// vectors of the panel.
 #[inline(always)]
-fn many<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
+pub(super) fn many<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     isa: I,
     panel: &Panel<'_>,
     acts: &Acts,
@@ -117,19 +135,19 @@ fn vectors<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     if const { N == FULL && V == 2 && !cfg!(debug_assertions) && matches!(C::CODES.bits, 2 | 3 | 5 | 6) }
     {
         // Where these codes' bits are depends on the vector: known when compiled, or shifts and branches at each step.
-        tile::<I, C, V, N>(isa, panel, 0, acts, t, out);
-        tile::<I, C, V, N>(isa, panel, 2, acts, t, out);
+        tile::<I, C, V, N, false>(isa, panel, 0, acts, t, out);
+        tile::<I, C, V, N, false>(isa, panel, 2, acts, t, out);
         return N;
     }
     for v in (0..4).step_by(V) {
-        tile::<I, C, V, N>(isa, panel, v, acts, t, out);
+        tile::<I, C, V, N, false>(isa, panel, v, acts, t, out);
     }
     N
 }
 
-/// Vectors `v0..v0+V` of the panel times tokens `t0..t0+N`.
+/// Vectors `v0..v0+V` of the panel times tokens `t0..t0+N`; ASK: asking for lines ahead.
 #[inline(always)]
-fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
+fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize, const ASK: bool>(
     isa: I,
     panel: &Panel<'_>,
     v0: usize,
@@ -145,29 +163,22 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     let dx: [&[f32]; N] = std::array::from_fn(|t| &acts.scales(t0 + t)[..geometry.groups]);
     let sums: [&[i32]; N] = std::array::from_fn(|t| &acts.sums(t0 + t)[..geometry.groups]);
 
-    // Every line of the stream, not only codes: those left out would each be waited for.
-    let ahead = match codes.sub_len {
-        _ if N > 1 => 0,
-        None if slow(&codes) => isa.ahead()[0],
-        Some(_) => isa.ahead()[1],
-        _ => 0,
-    };
+    let ahead = if ASK { distance(isa, &codes) } else { 0 };
     let mut acc = [[isa.splat(0.0); N]; V];
     let mut chunk = 0;
     for (g, group) in panel.lines.chunks_exact(geometry.group_lines().max(1)).enumerate() {
         let (sub_mins, spans) = group.split_at(geometry.sub_min_lines);
         let (spans, halves) = spans.split_at(geometry.sub_lines + geometry.code_lines);
-        if N == 1 {
-            // Where nothing is asked for ahead, the hardware's prefetcher follows once these have been asked for.
+        if N == 1 && !ASK {
+            // The hardware's prefetcher follows once these have been asked for.
             for line in sub_mins {
-                isa.prefetch(&line.0, ahead);
+                isa.prefetch(&line.0, 0);
             }
         }
-        ask(isa, halves, ahead);
         // What the minima are multiplied with: first, because they come first in memory.
         let mut total = [[isa.splat_i32(0); N]; V];
         if codes.min {
-            match codes.sub_len {
+            match C::MINIMA.sub_len {
                 None => {
                     for v in 0..V {
                         for t in 0..N {
@@ -177,7 +188,7 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
                 }
                 Some(len) => {
                     let pairs: [_; N] = std::array::from_fn(|t| acts.sub_pairs(t0 + t, g, len));
-                    total = weigh(isa, sub_mins, v0, pairs, len);
+                    total = weigh(isa, &C::MINIMA, sub_mins, v0, pairs);
                 }
             }
         }
@@ -201,17 +212,17 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
         }
         for (p, span) in spans.chunks_exact(span_lines(&codes)).enumerate() {
             let (subs, lines) = span.split_at(span_sub_lines(&codes));
-            ask(isa, subs, ahead);
+            let subs = if nibbles(&codes) { &sub_mins[p * 4..][..4] } else { subs };
             for (c, lines) in lines.chunks_exact(chunk_lines(&codes)).enumerate() {
                 let a: [&[[i8; 4]; STEPS]; N] = std::array::from_fn(|t| &a[t][chunk]);
                 chunk += 1;
-                ask(isa, lines, ahead);
+                let next = Next::<ASK> { group, ahead, chunk: p * span_chunks(&codes) + c };
                 let Some(len) = codes.sub_len else {
                     if const { alternate::<I, C, N>() } {
-                        steps::<I, C, V, N, 0, 4>(isa, lines, v0, a, &mut sum);
-                        steps::<I, C, V, N, 4, 4>(isa, lines, v0, a, &mut other);
+                        steps::<I, C, V, N, 0, 4, ASK>(isa, lines, v0, a, &mut sum, next);
+                        steps::<I, C, V, N, 4, 4, ASK>(isa, lines, v0, a, &mut other, next);
                     } else {
-                        steps::<I, C, V, N, 0, 8>(isa, lines, v0, a, &mut sum);
+                        steps::<I, C, V, N, 0, 8, ASK>(isa, lines, v0, a, &mut sum, next);
                     }
                     continue;
                 };
@@ -228,12 +239,14 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
                         }
                     }
                     match (len, part) {
-                        (32, _) => steps::<I, C, V, N, 0, 8>(isa, lines, v0, a, &mut own),
-                        (_, 0) => steps::<I, C, V, N, 0, 4>(isa, lines, v0, a, &mut own),
-                        _ => steps::<I, C, V, N, 4, 4>(isa, lines, v0, a, &mut own),
+                        (32, _) => {
+                            steps::<I, C, V, N, 0, 8, ASK>(isa, lines, v0, a, &mut own, next)
+                        }
+                        (_, 0) => steps::<I, C, V, N, 0, 4, ASK>(isa, lines, v0, a, &mut own, next),
+                        _ => steps::<I, C, V, N, 4, 4, ASK>(isa, lines, v0, a, &mut own, next),
                     }
                     for v in 0..V {
-                        let scale = isa.byte(isa.bytes(&subs[v0 + v].0), s);
+                        let scale = isa.byte(scales(isa, &codes, &subs[v0 + v]), s);
                         for t in 0..N {
                             sum[v][t] = if short(&codes) {
                                 isa.mul_add_i16(sum[v][t], own[v][t], scale)
@@ -321,77 +334,12 @@ pub(super) const fn code_zero(codes: &Codes) -> i32 {
 }
 
 /// The same for the dot product that is used.
-const fn zero<I: Isa>(codes: &Codes) -> i32 {
+pub(super) const fn zero<I: Isa>(codes: &Codes) -> i32 {
     if wide(codes) { code_zero(codes) - I::WIDE_BIAS } else { code_zero(codes) }
 }
 
 /// Table entries are signed; the kernels add this to them.
 const TABLE_ZERO: i32 = 128;
-
-/// What makes up for the unsigned codes in each sub-block; `pairs` as in [`Acts::sub_pairs`].
-#[inline(always)]
-fn sub_offsets<I: Isa>(pairs: &[[i16; 4]], codes: &Codes, out: &mut [i32; 16]) {
-    if zero::<I>(codes) != 0 {
-        for (out, pairs) in out.as_chunks_mut().0.iter_mut().zip(pairs) {
-            *out =
-                [pairs[0], pairs[2], pairs[1], pairs[3]].map(|a| -zero::<I>(codes) * i32::from(a));
-        }
-    }
-}
-
-/// Asks for lines `ahead` bytes after these, where anything is asked for ahead: see [`Isa::ahead`].
-#[inline(always)]
-pub(super) fn ask<I: Isa>(isa: I, lines: &[Line], ahead: usize) {
-    if ahead > 0 {
-        for line in lines {
-            isa.prefetch(&line.0, ahead);
-        }
-    }
-}
-
-/// Sums over the sub-blocks, of `len` columns, of `x[s] * pairs[s]`, where `lines` holds 16 rows x 4 sub-blocks each.
-#[inline(always)]
-pub(super) fn weigh<I: Isa, const V: usize, const N: usize>(
-    isa: I,
-    lines: &[Line],
-    v0: usize,
-    pairs: [&[[i16; 4]]; N],
-    len: usize,
-) -> [[I::I32; N]; V] {
-    match len {
-        32 => weigh_fours::<I, V, N, 2>(isa, lines, v0, pairs),
-        _ => weigh_fours::<I, V, N, 4>(isa, lines, v0, pairs),
-    }
-}
-
-/// [`weigh`] of four times `FOURS` sub-blocks.
-#[inline(always)]
-fn weigh_fours<I: Isa, const V: usize, const N: usize, const FOURS: usize>(
-    isa: I,
-    lines: &[Line],
-    v0: usize,
-    pairs: [&[[i16; 4]]; N],
-) -> [[I::I32; N]; V] {
-    let mut total = [[isa.splat_i32(0); N]; V];
-    let lines: &[[Line; 4]] = &lines.as_chunks().0[..FOURS];
-    let pairs = pairs.map(|p| &p[..FOURS]);
-    for i in 0..FOURS {
-        for v in 0..V {
-            let x = isa.bytes(&lines[i][v0 + v].0);
-            for t in 0..N {
-                total[v][t] = isa.dot_sub(total[v][t], x, pairs[t][i]);
-            }
-        }
-    }
-    total
-}
-
-/// Whether a sub-block's sum of centred codes times activations fits 16 bits.
-const fn short(codes: &Codes) -> bool {
-    let Some(len) = codes.sub_len else { return false };
-    let (low, high) = (codes.zero, codes.max - codes.zero);
-    len as i32 * if low > high { low } else { high } * 127 <= 32_767
-}
 
 /// The codes of vector `v` in step `s`. A function and not a closure: closures are not reliably inlined,
 /// and outside the function that enables the instructions every intrinsic is a call.
@@ -465,9 +413,8 @@ fn codes_of<I: Isa, C: CodedFormat, const V: usize>(
 
 /// Adds `LEN` steps of a chunk, from step `FROM` on, to the integer sums: 4 or 8.
 ///
-/// Full tiles and single tokens go step by step in the source: a loop whose body is long is not unrolled, and its
-/// shifts and places, constants here, would be found anew at each step. (Full tiles of a debug build would take minutes
-/// to compile.)
+/// Where they are [`written_out`], step by step in the source: a loop whose body is long is not unrolled, and its shifts
+/// and places, constants here, would be found anew at each step.
 #[inline(always)]
 fn steps<
     I: Isa,
@@ -476,38 +423,65 @@ fn steps<
     const N: usize,
     const FROM: usize,
     const LEN: usize,
+    const ASK: bool,
 >(
     isa: I,
     lines: &[Line],
     v0: usize,
     a: [&[[i8; 4]; STEPS]; N],
     sum: &mut [[I::I32; N]; V],
+    next: Next<'_, ASK>,
 ) {
     const { assert!(FROM + LEN <= STEPS && (LEN == 4 || LEN == 8)) };
     let lines = &lines[..chunk_lines(&C::CODES)];
     let mut run = [[isa.begin(sum[0][0]); N]; V];
-    if const { !(I::VECTORS == 4 && (N == 1 || N == FULL && !cfg!(debug_assertions))) } {
+    if const { !written_out::<I, C, N>() } {
+        if slow(&C::CODES) {
+            // So few lines may be asked for at once, which is less work in a loop.
+            next.ask::<I, C>(isa, FROM..FROM + LEN);
+            for i in 0..LEN {
+                step::<I, C, V, N, LEN, false>(
+                    isa,
+                    lines,
+                    v0,
+                    FROM,
+                    i,
+                    a,
+                    &mut run,
+                    sum,
+                    next.done(),
+                );
+            }
+            return;
+        }
         for i in 0..LEN {
-            step::<I, C, V, N, LEN>(isa, lines, v0, FROM, i, a, &mut run, sum);
+            step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, i, a, &mut run, sum, next);
         }
         return;
     }
-    step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 0, a, &mut run, sum);
-    step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 1, a, &mut run, sum);
-    step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 2, a, &mut run, sum);
-    step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 3, a, &mut run, sum);
+    step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 0, a, &mut run, sum, next);
+    step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 1, a, &mut run, sum, next);
+    step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 2, a, &mut run, sum, next);
+    step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 3, a, &mut run, sum, next);
     if LEN == 8 {
-        step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 4, a, &mut run, sum);
-        step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 5, a, &mut run, sum);
-        step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 6, a, &mut run, sum);
-        step::<I, C, V, N, LEN>(isa, lines, v0, FROM, 7, a, &mut run, sum);
+        step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 4, a, &mut run, sum, next);
+        step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 5, a, &mut run, sum, next);
+        step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 6, a, &mut run, sum, next);
+        step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 7, a, &mut run, sum, next);
     }
 }
 
 /// Step `i` of the `LEN` from step `from` on. `run` are the sums that [`Isa::dot`] adds to, of as many steps as it can.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "a step of a loop, not a function of its own")]
-fn step<I: Isa, C: CodedFormat, const V: usize, const N: usize, const LEN: usize>(
+fn step<
+    I: Isa,
+    C: CodedFormat,
+    const V: usize,
+    const N: usize,
+    const LEN: usize,
+    const ASK: bool,
+>(
     isa: I,
     lines: &[Line],
     v0: usize,
@@ -516,9 +490,11 @@ fn step<I: Isa, C: CodedFormat, const V: usize, const N: usize, const LEN: usize
     a: [&[[i8; 4]; STEPS]; N],
     run: &mut [[I::Acc; N]; V],
     sum: &mut [[I::I32; N]; V],
+    next: Next<'_, ASK>,
 ) {
     let length = const { run_length::<I>(C::CODES.max) };
     let wide = const { wide(&C::CODES) };
+    next.ask::<I, C>(isa, from + i..from + i + 1);
     if !wide && i.is_multiple_of(length) {
         for v in 0..V {
             for t in 0..N {

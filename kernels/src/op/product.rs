@@ -42,6 +42,8 @@ pub(crate) struct Product {
     /// Whether outputs are written once and not read. If not, they had better be near each other: rows of a large matrix
     /// are far apart, often by a power of two.
     pub once: bool,
+    /// Tokens with which its tiles are full, and with which it does what it does for many.
+    pub full: usize,
 }
 
 /// The token of a backend that was selected, which selection has proven.
@@ -53,6 +55,12 @@ pub(crate) fn token<I: Isa>() -> I {
 pub(crate) trait Kernel {
     /// As [`Product::once`].
     const ONCE: bool;
+
+    /// As [`Product::full`].
+    fn full<I: Isa>() -> usize {
+        // Two tiles.
+        2 * I::TOKENS
+    }
 
     /// One panel times the tokens from `t0` on, as many as `out` has.
     fn run<I: Isa>(isa: I, panel: &Panel<'_>, acts: &Acts, t0: usize, out: &mut Outputs<'_>);
@@ -77,8 +85,8 @@ impl<K: Kernel> Op for Call<'_, K> {
 
 impl Product {
     /// A kernel's on `I`.
-    pub const fn of<I: Isa, K: Kernel>() -> Self {
-        Product { run: product::<I, K>, once: K::ONCE }
+    pub fn of<I: Isa, K: Kernel>() -> Self {
+        Product { run: product::<I, K>, once: K::ONCE, full: K::full::<I>() }
     }
 }
 

@@ -24,11 +24,12 @@ use std::marker::PhantomData;
 use crate::activation::Acts;
 use crate::format::{CodedFormat, Codes, Grouping, Scales};
 use crate::isa::{Isa, Op, Sums, TileLine, Unit};
-use crate::panel::{Line, Panels, span_lines};
+use crate::panel::{Line, Panels, nibbles, span_lines};
 
-use super::integer::{code_zero, half_line, step_code, weigh};
+use super::integer::{code_zero, half_line, step_code};
 use super::outputs::Outputs;
 use super::product::{Kernel, Panel};
+use super::sub_blocks::{self, weigh};
 
 /// Tokens of a tile.
 const TOKENS: usize = 16;
@@ -90,28 +91,14 @@ impl Parts {
         if matches!(C::INFO.activation, Grouping::Group32) { 32 } else { 64 }
     }
 
-    /// Smallest and largest scale times code.
-    const fn range(codes: &Codes) -> [i32; 2] {
-        let ([low, high], [from, to]) = ([-codes.zero, codes.max - codes.zero], codes.sub_range);
-        let corners = [low * from, low * to, high * from, high * to];
-        let (mut min, mut max, mut i) = (corners[0], corners[0], 1);
-        while i < 4 {
-            min = if corners[i] < min { corners[i] } else { min };
-            max = if corners[i] > max { corners[i] } else { max };
-            i += 1;
-        }
-        [min, max]
-    }
-
     /// Whether scale times code needs two bytes.
     const fn two(codes: &Codes) -> bool {
-        let [min, max] = Parts::range(codes);
-        codes.sub_len.is_some() && max - min > 255
+        codes.sub_len.is_some() && !sub_blocks::one_byte(codes)
     }
 
     /// What is taken off scale times code so that it fits an unsigned byte.
     const fn less(codes: &Codes) -> i32 {
-        if Parts::two(codes) { 0 } else { Parts::range(codes)[0] }
+        if Parts::two(codes) { 0 } else { sub_blocks::range(codes)[0] }
     }
 
     /// Whether a part is signed bytes: codes less their zero, and the upper bytes of two.
@@ -248,14 +235,18 @@ fn expand<U: Unit, C: CodedFormat>(
                 continue;
             };
             let (four, sub) = (s * 4 / len / 4, s * 4 / len % 4);
-            let scale = isa.byte(isa.bytes(&spans[four * span_lines(&codes) + v].0), sub);
+            let scales = match nibbles(&codes) {
+                true => &sub_mins[four * 4 + v],
+                false => &spans[four * span_lines(&codes) + v],
+            };
+            let scale = isa.byte(sub_blocks::scales(isa, &codes, scales), sub);
             let [low, high] = unit.scaled(u, codes.zero, scale, Parts::less(&codes));
             unit.store(low, &mut lines[at]);
             if Parts::two(&codes) {
                 unit.store(high, &mut lines[part + at]);
             }
             if Parts::mins(&codes) {
-                let min = isa.byte(isa.bytes(&sub_mins[four * 4 + v].0), sub);
+                let min = isa.byte(sub_blocks::minima(isa, &codes, &sub_mins[four * 4 + v]), sub);
                 let [min, _] = unit.scaled(isa.bytes(&[1; 64]), 0, min, 0);
                 unit.store(min, &mut lines[last + at]);
             }
@@ -370,7 +361,7 @@ fn add_groups<U: Unit, C: CodedFormat, const G: usize>(
                             let mins =
                                 &groups[j * geometry.group_lines()..][..geometry.sub_min_lines];
                             let pairs = [acts.sub_pairs(t + i, first + j, len)];
-                            let [[total]] = weigh(isa, mins, v, pairs, len);
+                            let [[total]] = weigh(isa, &codes, mins, v, pairs);
                             total
                         }
                         None => isa.splat_i32(total[j]),

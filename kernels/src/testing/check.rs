@@ -178,6 +178,9 @@ fn products(format: Format, tokens: &[usize]) -> Vec<Case> {
             add(Bytes::Pair(pair), values, (17, wide, n), 0);
         }
     }
+    for values in [Values::Highest, Values::Lowest] {
+        add(Bytes::Pair([0xff; 2]), values, (17, wide, tokens[tokens.len() - 1]), 0);
+    }
     if format.codes().is_some() {
         let cols = columns.iter().copied().find(|&cols| cols > 1).unwrap_or(wide);
         add(Bytes::Every, Values::Painted, (4 * EVERY_BYTE_ROWS, cols, n), 0);

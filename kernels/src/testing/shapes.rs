@@ -30,6 +30,8 @@ pub const TOKENS: &[usize] = &[
     13, // 6 + 6 + 1, 4 + 4 + 4 + 1; one short tile of a matrix unit
     21, // 16 + 5: what a matrix unit leaves over
     31, // 16 + 15: its last tile overlaps the one before
+    37, // 36 + 1: from 36 on codes of several planes are unpacked for all tokens
+    97, // 96 + 1: from 96 on with the scales of their sub-blocks
 ];
 
 /// Lengths of vectors to try.
