@@ -107,12 +107,16 @@ def markdown(record: dict[str, dict[str, float]]) -> str:
         "# NEON: instructions per 256 weights and token",
         "",
         "**All** instructions executed (dot products and multiplications, loads, moves between lanes), "
-        + "counted under qemu by `benches/neon.py`; 64 x 1280 weights, one token and eight.",
+        + "counted under qemu by `benches/neon.py`; 64 x 1280 weights, "
+        + " and ".join(f"{t} token{'s' * (t > 1)}" for t in TOKENS)
+        + " at once.",
         "",
         f"| format | {' | '.join(f'{b}, {t}' for b in BACKENDS for t in TOKENS)} |",
         f"| --- |{' ---: |' * len(BACKENDS) * len(TOKENS)}",
     ]
     for format in dict.fromkeys(key.split("/")[0] for key in record):
+        if any(f"{format}/{b}/{t}" not in record for b in BACKENDS for t in TOKENS):
+            continue  # recorded by another version
         cells = []
         for backend in BACKENDS:
             for tokens in TOKENS:

@@ -347,12 +347,12 @@ impl<U: Unit> Visit for Tiled<'_, U> {
 
     fn coded<C: CodedFormat>(&mut self) {
         let run = tiles::product::<U, C, Integer<C>>;
-        self.0[C::FORMAT as usize] = Product { run, once: false, full: 32 };
+        self.0[C::FORMAT as usize] = Product { run, once: false, full: 2 * tiles::TOKENS };
     }
 
     fn base3<C: CodedFormat>(&mut self) {
         let run = tiles::product::<U, C, Base3<C>>;
-        self.0[C::FORMAT as usize] = Product { run, once: false, full: 32 };
+        self.0[C::FORMAT as usize] = Product { run, once: false, full: 2 * tiles::TOKENS };
     }
 }
 

@@ -337,7 +337,7 @@ pub trait Codec: 'static {
 pub trait CodedFormat: Codec {
     /// How its codes are read.
     const CODES: Codes;
-    /// The same of the format that its sub-blocks' minima are of: another one where codes have been unpacked.
+    /// Codes as packed, by which minima of sub-blocks are read: not CODES where codes have been unpacked for a product.
     const MINIMA: Codes = Self::CODES;
 }
 

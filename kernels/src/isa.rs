@@ -136,7 +136,7 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn prefetch(self, x: &[u8; 64], ahead: usize) {
         let _ = (x, ahead);
     }
-    /// What this CPU is asked for ahead.
+    /// How far ahead lines are asked for on this CPU.
     #[inline(always)]
     fn ahead(self) -> Ahead {
         Ahead::USUAL

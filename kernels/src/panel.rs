@@ -163,7 +163,7 @@ pub(crate) const fn span_chunks(codes: &Codes) -> usize {
 
 /// Whether the scale and the minimum of a sub-block, 4 bits each, share a byte: the minimum is its upper half.
 pub(crate) const fn nibbles(codes: &Codes) -> bool {
-    codes.min && codes.sub_len.is_some() && codes.sub_range[1] < 16
+    codes.min && codes.sub_len.is_some() && codes.sub_range[0] >= 0 && codes.sub_range[1] < 16
 }
 
 /// Lines of sub-block scales that a span begins with.
@@ -499,6 +499,10 @@ fn pack_row(matrix: &Matrix<'_>, r: usize, geometry: Geometry, panel: &mut [Line
                 group[line].0[byte] = plain.sub[s] as i8 as u8;
                 if codes.min {
                     let shift = if nibbles(codes) { 4 } else { 0 };
+                    debug_assert!(
+                        shift == 0 || plain.sub_min[s] < 16,
+                        "minima are as wide as scales"
+                    );
                     let (line, byte) = sub_min_place(row, s);
                     group[line].0[byte] |= (plain.sub_min[s] << shift) as u8;
                 }

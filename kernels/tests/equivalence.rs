@@ -405,6 +405,30 @@ fn many_tokens_of_whole_matrices() {
     }
 }
 
+/// Rows nearly so long that their panels are not unpacked, and longer ones.
+#[test]
+fn many_tokens_of_long_rows() {
+    for backend in tritlab_kernels::backend::available() {
+        let ops = backend.ops().unwrap();
+        for (format, n) in [(Format::Q6_K, 37), (Format::Q3_K, 97)] {
+            for cols in [11_264, 12_544] {
+                let weights: Vec<f32> =
+                    (0..2 * cols).map(|i| (i * 37 % 251) as f32 - 125.0).collect();
+                let x: Vec<f32> =
+                    (0..n * cols).map(|i| ((i * 53 % 241) as f32 - 120.0) / 32.0).collect();
+                let matrix = Matrix::quantize(format, 2, cols, &weights).unwrap();
+                let acts = ops.quantize_acts(format.info().activation, &x, n, cols).unwrap();
+                let (mut got, mut expected) = (vec![f32::NAN; 2 * n], vec![0.0; 2 * n]);
+                ops.matmul(&Panels::pack(&matrix).unwrap(), &acts, &mut got);
+                oracle::matmul(&matrix, &acts, &mut expected);
+                let differ =
+                    expected.iter().zip(&got).position(|(e, g)| e.to_bits() != g.to_bits());
+                assert_eq!(differ, None, "{format}, {cols} columns on {backend}");
+            }
+        }
+    }
+}
+
 /// No backend goes missing unnoticed: what `EXPECT_BACKENDS` lists is exactly what is available.
 #[test]
 fn the_expected_backends_are_here() {

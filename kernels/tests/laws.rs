@@ -24,8 +24,13 @@ fn a_column_of_gemm_is_a_gemv() {
             let matrix = random_matrix(format, rows, cols, 1);
             let panels = Panels::pack(&matrix).unwrap();
             let grouping = format.info().activation;
-            // 13 tokens: every tile of every backend.
-            let n = if backend == Backend::Oracle { 2 } else { 13 };
+            // 13 tokens: every tile of every backend; 97: codes unpacked for all of them.
+            let many = matches!(format, Format::Q6_K | Format::Q3_K | Format::Q5_1);
+            let n = match (backend, many) {
+                (Backend::Oracle, _) => 2,
+                (_, true) => 97,
+                (_, false) => 13,
+            };
             let x = Values::Painted.make(n * cols, 2);
             let mut all = vec![0.0; n * rows];
             ops.matmul(&panels, &ops.quantize_acts(grouping, &x, n, cols).unwrap(), &mut all);
@@ -60,8 +65,9 @@ fn threads_and_company_change_nothing() {
             let grouping = format.info().activation;
             // So many tokens that threads take tokens and not panels: one format for each kind of activations and each
             // kernel.
-            let kinds =
-                [Format::F16, Format::TERNARY, Format::TERNARY_B3, Format::Q4_0, Format::Q4_K];
+            let dense_and_ternary = [Format::F16, Format::TERNARY, Format::TERNARY_B3];
+            let kinds = [Format::Q4_0, Format::Q4_K, Format::Q6_K, Format::Q3_K];
+            let kinds = [&dense_and_ternary[..], &kinds].concat();
             let counts = if kinds.contains(&format) { &[1, 5, 131][..] } else { &[1, 5] };
             for &n in counts {
                 let x = Values::Painted.make(n * cols, 3);

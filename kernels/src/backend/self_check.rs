@@ -10,6 +10,9 @@ use crate::matrix::Matrix;
 use crate::oracle;
 use crate::panel::Panels;
 
+/// Tokens that the oracle multiplies: tiles of six and one, and of four, two and one.
+const TOKENS: usize = 7;
+
 /// Runs every product kernel of a backend once on a small matrix and compares bits with the oracle:
 /// miscompilations, and machines whose instructions do something else, end here.
 pub(super) fn self_check(ops: &'static Ops) -> Result<()> {
@@ -27,16 +30,16 @@ fn check_products(ops: &Ops) -> Result<()> {
         let grouping = format.info().activation;
         let matrix = Matrix::quantize(format, rows, cols, &weights)?;
         let panels = Panels::pack(&matrix)?;
+        // More tokens than these are these again: the oracle takes its time.
+        let x: Vec<f32> = (0..TOKENS * cols).map(|i| paint(i + 1)).collect();
+        let acts = Acts::quantize_with(grouping, &x, TOKENS, cols, oracle::quantize_row)?;
+        let mut expected = vec![0.0; TOKENS * rows];
+        oracle::matmul(&matrix, &acts, &mut expected);
         // A matrix unit leaves a few tokens to the vectors; its last tile here overlaps the one before.
         let many = if ops.backend == Backend::Amx { 28 } else { ops.gemm(format).full + 1 };
-        // Where many are only more tiles, 7 tokens have had them all.
-        let several = if many > 13 { 3 } else { 2 };
-        for n in [1, 7, many].into_iter().take(several) {
-            let x: Vec<f32> = (0..n * cols).map(|i| paint(i + 1)).collect();
-            let expected_acts = Acts::quantize_with(grouping, &x, n, cols, oracle::quantize_row)?;
+        for n in [1, TOKENS, many] {
+            let x: Vec<f32> = x.iter().copied().cycle().take(n * cols).collect();
             let acts = ops.quantize_acts(grouping, &x, n, cols)?;
-            let mut expected = vec![0.0; n * rows];
-            oracle::matmul(&matrix, &expected_acts, &mut expected);
             let mut got = vec![0.0; n * rows];
             ops.matmul_panels(&panels, &acts, &mut got);
             if n > 1
@@ -46,7 +49,9 @@ fn check_products(ops: &Ops) -> Result<()> {
                 whole(&panels, &acts, 0, &mut got);
                 got.extend(by_panels);
             }
-            for (row, (e, g)) in expected.iter().cycle().zip(&got).enumerate() {
+            let outputs =
+                got.chunks(n * rows).flat_map(|got| got.iter().zip(expected.iter().cycle()));
+            for (row, (g, e)) in outputs.enumerate() {
                 if e.to_bits() != g.to_bits() {
                     let op = FORMAT_OPS[usize::from(n > 1)];
                     let format = format.name().to_lowercase();

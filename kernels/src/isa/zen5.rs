@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use super::Ahead;
 
-/// [`Ahead`], in bytes.
+/// How far ahead lines are asked for where they are, in bytes.
 pub(crate) const DISTANCE: usize = 4096;
 
 /// Asks the processor once: under a hypervisor that takes microseconds.

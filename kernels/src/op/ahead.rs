@@ -3,7 +3,7 @@
 //!
 //! Every line of the stream is asked for, not only codes: those left out would each be waited for. And a few at a time,
 //! because a CPU waits for so many misses at once and no more: asked for the 24 lines of a chunk of six-bit codes together
-//! Zen 5 read at 84 % of its rate, and at 98 % asked step by step (benches/LOG.md).
+//! Zen 5 read at 84 % of the rate of F16, and at 98 % asked step by step (benches/LOG.md).
 
 use std::ops::Range;
 

@@ -133,7 +133,8 @@ fn telescoped<I: Isa, const V: usize>(
     let mut sums = [[isa.splat_i32(0); 2]; V];
     let (whole, rest) = a.as_chunks::<DIGITS>();
     let mut fours = lines.chunks_exact(4);
-    let ahead = isa.ahead().sub_blocks;
+    // A token that is left over of several has these lines in cache, and takes the vectors one by one.
+    let ahead = if V == 4 { isa.ahead().sub_blocks } else { 0 };
     for (a, four) in whole.iter().zip(&mut fours) {
         add_bytes(isa, four, v0, a, &mut sums, ahead);
     }
@@ -158,7 +159,7 @@ fn add_bytes<I: Isa, const V: usize>(
     ahead: usize,
 ) {
     for v in 0..V {
-        ask(isa, &four[v..v + 1], ahead);
+        ask(isa, &four[v0 + v..][..1], ahead);
         let mut u = isa.bytes(&four[v0 + v].0);
         for a in a {
             sums[v][0] = isa.dot_wide(sums[v][0], u, *a);

@@ -24,19 +24,20 @@ impl<C: DenseFormat> Kernel for Dense<C> {
         let n = out.tokens();
         // One token reads everything once; for several, a piece stays in the nearest cache for all of them.
         let cols = if n == 1 { usize::MAX / C::INFO.bytes } else { NEAR };
+        let ahead = if n == 1 { isa.ahead().dense } else { 0 };
         out.each_token().for_each(|row| row.fill(0.0));
         for (piece, lines) in panel.lines.chunks(cols * C::INFO.bytes).enumerate() {
             let (from, mut t) = (piece * cols, 0);
             while t < n {
                 let out = &mut out.from(t);
                 if I::TOKENS >= 6 && n - t >= 6 {
-                    tile::<I, C, 6>(isa, lines, acts, (t0 + t, from), out);
+                    tile::<I, C, 6>(isa, lines, acts, (t0 + t, from), ahead, out);
                     t += 6;
                 } else if n - t >= 2 && I::TOKENS >= 6 {
-                    tile::<I, C, 2>(isa, lines, acts, (t0 + t, from), out);
+                    tile::<I, C, 2>(isa, lines, acts, (t0 + t, from), ahead, out);
                     t += 2;
                 } else {
-                    tile::<I, C, 1>(isa, lines, acts, (t0 + t, from), out);
+                    tile::<I, C, 1>(isa, lines, acts, (t0 + t, from), ahead, out);
                     t += 1;
                 }
             }
@@ -66,6 +67,7 @@ fn tile<I: Isa, C: DenseFormat, const N: usize>(
     lines: &[Line],
     acts: &Acts,
     (t0, from): (usize, usize),
+    ahead: usize,
     out: &mut Outputs<'_>,
 ) {
     let cols = lines.len() / C::INFO.bytes;
@@ -78,7 +80,6 @@ fn tile<I: Isa, C: DenseFormat, const N: usize>(
             }
         }
     }
-    let ahead = if N == 1 { isa.ahead().dense } else { 0 };
     for (k, lines) in lines.chunks_exact(C::INFO.bytes).enumerate() {
         ask(isa, lines, ahead);
         let x: [I::F32; N] = std::array::from_fn(|t| isa.splat(x[t][k]));

@@ -17,6 +17,9 @@
 //!
 //! A tile keeps V vectors and N tokens in registers, so each decoded vector of codes meets N activations
 //! and each activation V vectors. The integer sums may be formed in any order: they are exact.
+//!
+//! Beside this file: the scales and minima of sub-blocks ([`super::sub_blocks`]), asking for lines before one token reads
+//! them ([`super::ahead`]), codes unpacked once for many tokens ([`super::unpacked`]).
 
 #![allow(clippy::needless_range_loop, reason = "v and t name a place in several arrays at once")]
 
@@ -41,8 +44,9 @@ const fn alternate<I: Isa, C: CodedFormat, const N: usize>() -> bool {
     N == 1 && I::VECTORS == 4 && slow(&C::CODES) && !matches!(C::INFO.activation, Grouping::Group32)
 }
 
-/// Whether the steps of a chunk are written out: single tokens where registers are many or codes lie in several places,
-/// as measured (benches/LOG.md), and full tiles but for debug builds, where they would take minutes to compile.
+/// Whether the steps of a chunk are written out: single tokens where registers are many, or codes are of 3 to 6 bits or have
+/// sub-blocks, as measured on x86-64 (benches/LOG.md), and full tiles but for debug builds, where they would take minutes to
+/// compile.
 const fn written_out<I: Isa, C: CodedFormat, const N: usize>() -> bool {
     match N {
         1 => I::VECTORS == 4 || !slow(&C::CODES) && C::CODES.bits < 8,

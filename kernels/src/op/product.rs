@@ -42,7 +42,7 @@ pub(crate) struct Product {
     /// Whether outputs are written once and not read. If not, they had better be near each other: rows of a large matrix
     /// are far apart, often by a power of two.
     pub once: bool,
-    /// Tokens with which its tiles are full, and with which it does what it does for many.
+    /// How many tokens show what one of many costs: its tiles are full, and what it does once for all of them is done.
     pub full: usize,
 }
 

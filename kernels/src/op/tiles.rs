@@ -32,7 +32,7 @@ use super::product::{Kernel, Panel};
 use super::sub_blocks::{self, weigh};
 
 /// Tokens of a tile.
-const TOKENS: usize = 16;
+pub(crate) const TOKENS: usize = 16;
 /// Columns whose tiles are made at a time. With their sums they should stay in the first-level cache, beside which sums
 /// are many where groups are short, and one for all stretches where a row is one group.
 const SHORT_STRETCH: usize = 128;

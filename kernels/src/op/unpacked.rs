@@ -10,9 +10,11 @@ use std::marker::PhantomData;
 use crate::activation::{Acts, CHUNK};
 use crate::format::{Codec, CodedFormat, Codes, Format, Info, Kind};
 use crate::isa::Isa;
-use crate::panel::{Geometry, Line, chunk_lines, nibbles, span_chunks, span_lines, span_sub_lines};
+use crate::panel::{
+    Geometry, Line, chunk_lines, nibbles, planes, span_chunks, span_lines, span_sub_lines,
+};
 
-use super::integer::{many, shape, unpack as bits};
+use super::integer::{many, shape, unpack as codes_at};
 use super::outputs::Outputs;
 use super::product::Panel;
 use super::sub_blocks::{one_byte, range};
@@ -20,18 +22,18 @@ use super::sub_blocks::{one_byte, range};
 /// The format `C` with a byte for each code, or for scale times code.
 pub struct Bytes<I, C>(PhantomData<(I, C)>);
 
-/// Whether bytes are scale times code: where that costs the dot products nothing.
+/// Whether bytes are scale times code: where a dot product takes every byte in one instruction.
 const fn scaled<I: Isa>(codes: &Codes) -> bool {
-    let [min, max] = range(codes);
-    codes.sub_len.is_some() && one_byte(codes) && (max - min <= 127 || I::WIDE_BIAS == 0)
+    codes.sub_len.is_some() && one_byte(codes) && I::WIDE_BIAS == 0
 }
 
 /// Whether codes are unpacked for all tokens, as measured (benches/LOG.md): those in two planes, and where scales can be
-/// multiplied into them.
+/// multiplied into them. Not in plain Rust, whose products cost more than unpacking.
 const fn pays<I: Isa>(codes: &Codes) -> bool {
-    codes.table.is_none() && (matches!(codes.bits, 3 | 5 | 6) || scaled::<I>(codes))
+    I::TOKENS >= 4 && (planes(codes)[1].bits > 0 || scaled::<I>(codes))
 }
 
+/// Its panels have the lines that [`run`] gives them: those of the minima are not in what INFO says.
 impl<I: Isa, C: CodedFormat> Codec for Bytes<I, C> {
     const INFO: Info = Info { kind: Kind::Coded(Self::CODES), ..C::INFO };
     const FORMAT: Format = C::FORMAT;
@@ -39,7 +41,7 @@ impl<I: Isa, C: CodedFormat> Codec for Bytes<I, C> {
 
 impl<I: Isa, C: CodedFormat> CodedFormat for Bytes<I, C> {
     const CODES: Codes = {
-        let own = Codes { bits: 8, base3: false, ..C::CODES };
+        let own = Codes { bits: 8, ..C::CODES };
         let [min, max] = range(&C::CODES);
         if scaled::<I>(&C::CODES) {
             Codes { zero: -min, max: max - min, sub_len: None, ..own }
@@ -50,7 +52,8 @@ impl<I: Isa, C: CodedFormat> CodedFormat for Bytes<I, C> {
     const MINIMA: Codes = C::CODES;
 }
 
-/// Unpacked panels longer than this stay as they are: a part of the second-level cache, from which every tile reads.
+/// Bytes; panels that would be longer are not unpacked. Every tile reads one, so it should stay in the second-level cache:
+/// of 1 MiB, where this was measured (12,000 columns).
 const MOST: usize = 768 << 10;
 
 thread_local! {
@@ -59,10 +62,11 @@ thread_local! {
 
 /// Tokens from which on unpacking pays, if it does for this format: whole tiles of every backend.
 pub(super) const fn fewest<I: Isa, C: CodedFormat>() -> Option<usize> {
-    match (I::TOKENS >= 4 && pays::<I>(&C::CODES), scaled::<I>(&C::CODES)) {
-        (true, true) => Some(96),
-        (true, false) => Some(36),
+    match (pays::<I>(&C::CODES), I::VECTORS) {
         (false, _) => None,
+        // Large tiles, which take codes apart seldom: six bits are the most work.
+        (true, 4) if C::CODES.bits < 6 => Some(96),
+        (true, _) => Some(36),
     }
 }
 
@@ -75,6 +79,10 @@ pub(super) fn run<I: Isa, C: CodedFormat>(
     t0: usize,
     out: &mut Outputs<'_>,
 ) -> bool {
+    // A condition that the compiler knows before it makes code for what follows.
+    if const { !pays::<I>(&C::CODES) } {
+        return false;
+    }
     let Some(fewest) = (const { fewest::<I, C>() }) else { return false };
     let bytes = Bytes::<I, C>::CODES;
     let chunks = panel.geometry.code_lines / chunk_lines(&C::CODES);
@@ -92,11 +100,11 @@ pub(super) fn run<I: Isa, C: CodedFormat>(
         lines = vec![Line([0; 64]); len];
     }
     unpack::<I, C>(isa, panel, geometry, &mut lines[..len]);
-    let bytes = Panel { lines: &lines[..len], geometry, row_scales: panel.row_scales };
+    let unpacked = Panel { lines: &lines[..len], geometry, row_scales: panel.row_scales };
     match const { shape::<I, Bytes<I, C>>() } {
-        (4, 6) => many::<I, Bytes<I, C>, 4, 6>(isa, &bytes, acts, t0, out),
-        (2, 6) => many::<I, Bytes<I, C>, 2, 6>(isa, &bytes, acts, t0, out),
-        _ => many::<I, Bytes<I, C>, 1, 4>(isa, &bytes, acts, t0, out),
+        (4, 6) => many::<I, Bytes<I, C>, 4, 6>(isa, &unpacked, acts, t0, out),
+        (2, 6) => many::<I, Bytes<I, C>, 2, 6>(isa, &unpacked, acts, t0, out),
+        _ => many::<I, Bytes<I, C>, 1, 4>(isa, &unpacked, acts, t0, out),
     }
     KEPT.set(lines);
     true
@@ -151,10 +159,10 @@ fn chunk<I: Isa, C: CodedFormat>(isa: I, from: &[Line], to: &mut [Line; CHUNK]) 
 
 #[inline(always)]
 fn step<I: Isa, C: CodedFormat>(isa: I, from: &[Line], to: &mut [Line; CHUNK], s: usize) {
-    isa.store_bytes(bits::<I, C>(isa, from, s, 0), &mut to[s * 4].0);
-    isa.store_bytes(bits::<I, C>(isa, from, s, 1), &mut to[s * 4 + 1].0);
-    isa.store_bytes(bits::<I, C>(isa, from, s, 2), &mut to[s * 4 + 2].0);
-    isa.store_bytes(bits::<I, C>(isa, from, s, 3), &mut to[s * 4 + 3].0);
+    isa.store_bytes(codes_at::<I, C>(isa, from, s, 0), &mut to[s * 4].0);
+    isa.store_bytes(codes_at::<I, C>(isa, from, s, 1), &mut to[s * 4 + 1].0);
+    isa.store_bytes(codes_at::<I, C>(isa, from, s, 2), &mut to[s * 4 + 2].0);
+    isa.store_bytes(codes_at::<I, C>(isa, from, s, 3), &mut to[s * 4 + 3].0);
 }
 
 /// Multiplies the codes of a sub-block, which is number `sub` of its span, with its scales, less the smallest product. Four

@@ -168,7 +168,8 @@ fn products(format: Format, tokens: &[usize]) -> Vec<Case> {
     for &n in tokens {
         add(Bytes::Random, Values::Painted, (65, narrow, n), n as u64);
     }
-    let n = tokens[tokens.len() / 2];
+    // Tiles of six and one, and of four, two and one.
+    let n = if tokens.contains(&7) { 7 } else { 1 };
     for values in Values::FINITE {
         add(Bytes::Random, values, (18, wide, n), 6);
     }
@@ -178,8 +179,9 @@ fn products(format: Format, tokens: &[usize]) -> Vec<Case> {
             add(Bytes::Pair(pair), values, (17, wide, n), 0);
         }
     }
-    for values in [Values::Highest, Values::Lowest] {
-        add(Bytes::Pair([0xff; 2]), values, (17, wide, tokens[tokens.len() - 1]), 0);
+    // The same where codes are unpacked for all tokens: the largest bytes of both signs.
+    for pair in [[0xff, 0xff], [0x00, 0x00], [0xff, 0x00]] {
+        add(Bytes::Pair(pair), Values::Highest, (17, wide, tokens[tokens.len() - 1]), 0);
     }
     if format.codes().is_some() {
         let cols = columns.iter().copied().find(|&cols| cols > 1).unwrap_or(wide);
