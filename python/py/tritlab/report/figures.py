@@ -25,6 +25,7 @@ except ImportError:
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 if TYPE_CHECKING:
@@ -452,7 +453,12 @@ def _label(
     frame = ax.get_window_extent(renderer)
     placed: list[tuple[float, float, float, float]] = []
 
-    for i in sorted(range(len(points)), key=lambda k: (k in italic, points[k][0], -points[k][1])):
+    def turn(k: int) -> tuple[bool, int, float, float]:
+        # Of points on one spot the first has its sides to itself, the others take what is left.
+        same = sum(bool(np.hypot(*(pixels[k] - p)) < 3 * unit) for p in pixels[:k])
+        return k in italic, same, points[k][0], -points[k][1]
+
+    for i in sorted(range(len(points)), key=turn):
         if not np.all(np.isfinite(points[i])):
             continue
         text = ax.annotate(
@@ -488,10 +494,7 @@ def _label(
                 for k, (px, py) in enumerate(pixels)
                 if marks and k != own and k not in italic
             )
-            bad += 20 * sum(
-                bool(np.any((c[:, 0] > x0) & (c[:, 0] < x1) & (c[:, 1] > y0) & (c[:, 1] < y1)))
-                for c in curves
-            )
+            bad += 20 * sum(_crosses(c, (x0, y0, x1, y1)) for c in curves)
             outside = max(frame.x0 - x0, 0) + max(x1 - frame.x1, 0)
             outside += max(frame.y0 - y0, 0) + max(y1 - frame.y1, 0)
             return float(bad + 4 * outside)
@@ -504,6 +507,15 @@ def _label(
         if far > 1:
             _leader(ax, points[i], (_GAP * far * dx, _GAP * far * dy))
         placed.append(box(best))
+        if any(_crosses(c, placed[-1]) for c in curves):
+            # Only here: a vector figure would keep it as outlines and not as text.
+            text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+
+
+def _crosses(curve: Any, box: tuple[float, float, float, float]) -> bool:
+    """Whether a point of a curve is in a box, both in pixels."""
+    (x, y), (x0, y0, x1, y1) = curve.T, box
+    return bool(np.any((x > x0) & (x < x1) & (y > y0) & (y < y1)))
 
 
 def _leader(ax: Axes, point: tuple[float, float], offset: tuple[float, float]) -> None:
