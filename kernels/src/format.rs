@@ -244,7 +244,7 @@ pub struct Codes {
     pub min: bool,
     /// Weights per sub-block, 16 or 32, where blocks of 256 have integer scales of their own in them.
     pub sub_len: Option<usize>,
-    /// Smallest and largest integer scale of a sub-block.
+    /// Smallest and largest integer scale of a sub-block. Where they are 4 bits and there are minima, so are those.
     pub sub_range: [i32; 2],
     /// Where codes are indices: the signed code of each index.
     pub table: Option<[i8; 16]>,

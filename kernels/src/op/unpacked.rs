@@ -30,7 +30,8 @@ const fn scaled<I: Isa>(codes: &Codes) -> bool {
 /// Whether codes are unpacked for all tokens, as measured (benches/LOG.md): those in two planes, and where scales can be
 /// multiplied into them. Not in plain Rust, whose products cost more than unpacking.
 const fn pays<I: Isa>(codes: &Codes) -> bool {
-    I::TOKENS >= 4 && (planes(codes)[1].bits > 0 || scaled::<I>(codes))
+    let planes = planes(codes)[1].bits > 0 && codes.table.is_none();
+    I::TOKENS >= 4 && (planes || scaled::<I>(codes))
 }
 
 /// Its panels have the lines that [`run`] gives them: those of the minima are not in what INFO says.
