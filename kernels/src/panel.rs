@@ -166,6 +166,16 @@ pub(crate) const fn nibbles(codes: &Codes) -> bool {
     codes.min && codes.sub_len.is_some() && codes.sub_range[0] >= 0 && codes.sub_range[1] < 16
 }
 
+/// The scale of a sub-block in its byte.
+pub(crate) const fn sub_scale(codes: &Codes, byte: u8) -> i16 {
+    if nibbles(codes) { (byte & 15) as i16 } else { byte as i8 as i16 }
+}
+
+/// The minimum.
+const fn sub_minimum(codes: &Codes, byte: u8) -> i16 {
+    if nibbles(codes) { (byte >> 4) as i16 } else { byte as i8 as i16 }
+}
+
 /// Lines of sub-block scales that a span begins with.
 pub(crate) const fn span_sub_lines(codes: &Codes) -> usize {
     if codes.sub_len.is_some() && !nibbles(codes) { 4 } else { 0 }
@@ -298,13 +308,10 @@ impl Weights for Panels {
             out.sub_len = sub_len;
             for s in 0..info.block / sub_len {
                 let (line, byte) = sub_place(codes, g, row, s);
-                out.sub[s] = i16::from(group[line].0[byte] as i8);
+                out.sub[s] = sub_scale(codes, group[line].0[byte]);
                 if codes.min {
                     let (line, byte) = sub_min_place(row, s);
-                    out.sub_min[s] = i16::from(group[line].0[byte] as i8);
-                }
-                if nibbles(codes) {
-                    (out.sub[s], out.sub_min[s]) = (out.sub[s] & 15, out.sub_min[s] >> 4 & 15);
+                    out.sub_min[s] = sub_minimum(codes, group[line].0[byte]);
                 }
             }
         }

@@ -65,9 +65,15 @@ fn threads_and_company_change_nothing() {
             let grouping = format.info().activation;
             // So many tokens that threads take tokens and not panels: one format for each kind of activations and each
             // kernel.
-            let dense_and_ternary = [Format::F16, Format::TERNARY, Format::TERNARY_B3];
-            let kinds = [Format::Q4_0, Format::Q4_K, Format::Q6_K, Format::Q3_K];
-            let kinds = [&dense_and_ternary[..], &kinds].concat();
+            let kinds = [
+                Format::F16,
+                Format::TERNARY,
+                Format::TERNARY_B3,
+                Format::Q4_0,
+                Format::Q4_K,
+                Format::Q6_K,
+                Format::Q3_K,
+            ];
             let counts = if kinds.contains(&format) { &[1, 5, 131][..] } else { &[1, 5] };
             for &n in counts {
                 let x = Values::Painted.make(n * cols, 3);

@@ -12,8 +12,7 @@ use crate::format::{CodedFormat, Codes};
 use crate::isa::Isa;
 use crate::panel::{Geometry, Line, chunk_lines};
 
-/// Steps of four columns in a chunk.
-const STEPS: usize = CHUNK / 4;
+use super::integer::STEPS;
 
 /// Codes of one or two bits without sub-blocks, whose lines are used up slowly.
 pub(super) const fn slow(codes: &Codes) -> bool {
@@ -42,13 +41,7 @@ pub(super) struct Next<'a, const ASK: bool> {
     pub chunk: usize,
 }
 
-impl<'a, const ASK: bool> Next<'a, ASK> {
-    /// When all has been asked for.
-    #[inline(always)]
-    pub fn done(self) -> Next<'a, false> {
-        Next { group: self.group, ahead: self.ahead, chunk: self.chunk }
-    }
-
+impl<const ASK: bool> Next<'_, ASK> {
     /// Asks for the part of `steps`.
     #[inline(always)]
     pub fn ask<I: Isa, C: CodedFormat>(self, isa: I, steps: Range<usize>) {

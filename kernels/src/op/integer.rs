@@ -29,13 +29,13 @@ use crate::activation::{Acts, BASE3_COLS, CHUNK};
 use crate::format::{CodedFormat, Codes, Grouping, Scales};
 use crate::isa::{Isa, run_length};
 use crate::panel::{
-    Line, chunk_lines, mask, nibbles, plane_place, planes, span_chunks, span_lines, span_sub_lines,
+    Line, chunk_lines, mask, plane_place, planes, span_chunks, span_lines, span_sub_lines,
 };
 
 use super::ahead::{Next, distance, slow};
 use super::outputs::Outputs;
 use super::product::{Kernel, Panel};
-use super::sub_blocks::{scales, short, sub_offsets, weigh};
+use super::sub_blocks::{scale_lines, scales, short, sub_offsets, weigh};
 use super::unpacked;
 
 /// Whether one token's products are summed in two sets, half a chunk each: with one, each waits for the one before,
@@ -56,7 +56,7 @@ const fn written_out<I: Isa, C: CodedFormat, const N: usize>() -> bool {
 }
 
 /// Steps of four columns in a chunk.
-const STEPS: usize = CHUNK / 4;
+pub(super) const STEPS: usize = CHUNK / 4;
 /// Tokens of a full tile where vectors are wide.
 const FULL: usize = 6;
 
@@ -82,19 +82,14 @@ impl<C: CodedFormat> Kernel for Integer<C> {
         if unpacked::run::<I, C>(isa, panel, acts, t0, out) {
             return;
         }
-        match const { shape::<I, C>() } {
-            (4, 6) => many::<I, C, 4, 6>(isa, panel, acts, t0, out),
-            (2, 6) => many::<I, C, 2, 6>(isa, panel, acts, t0, out),
-            (1, 4) => many::<I, C, 1, 4>(isa, panel, acts, t0, out),
-            _ => many::<I, C, 1, 2>(isa, panel, acts, t0, out),
-        }
+        several::<I, C>(isa, panel, acts, t0, out);
     }
 }
 
 /// Vectors and tokens of a tile, as measured (benches/LOG.md): what a product keeps in registers besides its
 /// sums decides. With sub-blocks that is a second set of integer sums, so tiles are small; with groups of 32 the f32
 /// sums are in use every 8 steps.
-pub(super) const fn shape<I: Isa, C: CodedFormat>() -> (usize, usize) {
+const fn shape<I: Isa, C: CodedFormat>() -> (usize, usize) {
     match (I::VECTORS, I::TOKENS) {
         (4, 6..) if C::CODES.sub_len.is_some() => (2, 6),
         (4, 6..) if matches!(C::INFO.activation, Grouping::Group32) => (2, 6),
@@ -104,10 +99,27 @@ pub(super) const fn shape<I: Isa, C: CodedFormat>() -> (usize, usize) {
     }
 }
 
+/// Several tokens, in the tiles of the format.
+#[inline(always)]
+pub(super) fn several<I: Isa, C: CodedFormat>(
+    isa: I,
+    panel: &Panel<'_>,
+    acts: &Acts,
+    t0: usize,
+    out: &mut Outputs<'_>,
+) {
+    match const { shape::<I, C>() } {
+        (4, 6) => many::<I, C, 4, 6>(isa, panel, acts, t0, out),
+        (2, 6) => many::<I, C, 2, 6>(isa, panel, acts, t0, out),
+        (1, 4) => many::<I, C, 1, 4>(isa, panel, acts, t0, out),
+        _ => many::<I, C, 1, 2>(isa, panel, acts, t0, out),
+    }
+}
+
 /// Several tokens in tiles of V vectors and at most N tokens. The tokens' activations stay in cache for the
 /// vectors of the panel.
 #[inline(always)]
-pub(super) fn many<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
+fn many<I: Isa, C: CodedFormat, const V: usize, const N: usize>(
     isa: I,
     panel: &Panel<'_>,
     acts: &Acts,
@@ -216,7 +228,7 @@ fn tile<I: Isa, C: CodedFormat, const V: usize, const N: usize, const ASK: bool>
         }
         for (p, span) in spans.chunks_exact(span_lines(&codes)).enumerate() {
             let (subs, lines) = span.split_at(span_sub_lines(&codes));
-            let subs = if nibbles(&codes) { &sub_mins[p * 4..][..4] } else { subs };
+            let subs = scale_lines(&codes, sub_mins, subs, p);
             for (c, lines) in lines.chunks_exact(chunk_lines(&codes)).enumerate() {
                 let a: [&[[i8; 4]; STEPS]; N] = std::array::from_fn(|t| &a[t][chunk]);
                 chunk += 1;
@@ -439,53 +451,42 @@ fn steps<
     const { assert!(FROM + LEN <= STEPS && (LEN == 4 || LEN == 8)) };
     let lines = &lines[..chunk_lines(&C::CODES)];
     let mut run = [[isa.begin(sum[0][0]); N]; V];
+    macro_rules! ask_and_step {
+        ($i:expr) => {
+            next.ask::<I, C>(isa, FROM + $i..FROM + $i + 1);
+            step::<I, C, V, N, LEN>(isa, lines, v0, FROM, $i, a, &mut run, sum);
+        };
+    }
     if const { !written_out::<I, C, N>() } {
         if slow(&C::CODES) {
             // So few lines may be asked for at once, which is less work in a loop.
             next.ask::<I, C>(isa, FROM..FROM + LEN);
             for i in 0..LEN {
-                step::<I, C, V, N, LEN, false>(
-                    isa,
-                    lines,
-                    v0,
-                    FROM,
-                    i,
-                    a,
-                    &mut run,
-                    sum,
-                    next.done(),
-                );
+                step::<I, C, V, N, LEN>(isa, lines, v0, FROM, i, a, &mut run, sum);
             }
             return;
         }
         for i in 0..LEN {
-            step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, i, a, &mut run, sum, next);
+            ask_and_step!(i);
         }
         return;
     }
-    step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 0, a, &mut run, sum, next);
-    step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 1, a, &mut run, sum, next);
-    step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 2, a, &mut run, sum, next);
-    step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 3, a, &mut run, sum, next);
+    ask_and_step!(0);
+    ask_and_step!(1);
+    ask_and_step!(2);
+    ask_and_step!(3);
     if LEN == 8 {
-        step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 4, a, &mut run, sum, next);
-        step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 5, a, &mut run, sum, next);
-        step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 6, a, &mut run, sum, next);
-        step::<I, C, V, N, LEN, ASK>(isa, lines, v0, FROM, 7, a, &mut run, sum, next);
+        ask_and_step!(4);
+        ask_and_step!(5);
+        ask_and_step!(6);
+        ask_and_step!(7);
     }
 }
 
 /// Step `i` of the `LEN` from step `from` on. `run` are the sums that [`Isa::dot`] adds to, of as many steps as it can.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "a step of a loop, not a function of its own")]
-fn step<
-    I: Isa,
-    C: CodedFormat,
-    const V: usize,
-    const N: usize,
-    const LEN: usize,
-    const ASK: bool,
->(
+fn step<I: Isa, C: CodedFormat, const V: usize, const N: usize, const LEN: usize>(
     isa: I,
     lines: &[Line],
     v0: usize,
@@ -494,11 +495,9 @@ fn step<
     a: [&[[i8; 4]; STEPS]; N],
     run: &mut [[I::Acc; N]; V],
     sum: &mut [[I::I32; N]; V],
-    next: Next<'_, ASK>,
 ) {
     let length = const { run_length::<I>(C::CODES.max) };
     let wide = const { wide(&C::CODES) };
-    next.ask::<I, C>(isa, from + i..from + i + 1);
     if !wide && i.is_multiple_of(length) {
         for v in 0..V {
             for t in 0..N {

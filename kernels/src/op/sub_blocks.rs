@@ -25,6 +25,17 @@ pub(super) const fn one_byte(codes: &Codes) -> bool {
     max - min <= 255
 }
 
+/// The four lines of the scales of span `p`: its own, or those of its minima.
+#[inline(always)]
+pub(super) fn scale_lines<'a>(
+    codes: &Codes,
+    minima: &'a [Line],
+    own: &'a [Line],
+    p: usize,
+) -> &'a [Line] {
+    if nibbles(codes) { &minima[p * 4..][..4] } else { own }
+}
+
 /// The scales of 16 rows x 4 sub-blocks.
 #[inline(always)]
 pub(super) fn scales<I: Isa>(isa: I, codes: &Codes, line: &Line) -> I::Bytes {

@@ -24,7 +24,7 @@ use std::marker::PhantomData;
 use crate::activation::Acts;
 use crate::format::{CodedFormat, Codes, Grouping, Scales};
 use crate::isa::{Isa, Op, Sums, TileLine, Unit};
-use crate::panel::{Line, Panels, nibbles, span_lines};
+use crate::panel::{Line, Panels, span_lines};
 
 use super::integer::{code_zero, half_line, step_code};
 use super::outputs::Outputs;
@@ -235,11 +235,9 @@ fn expand<U: Unit, C: CodedFormat>(
                 continue;
             };
             let (four, sub) = (s * 4 / len / 4, s * 4 / len % 4);
-            let scales = match nibbles(&codes) {
-                true => &sub_mins[four * 4 + v],
-                false => &spans[four * span_lines(&codes) + v],
-            };
-            let scale = isa.byte(sub_blocks::scales(isa, &codes, scales), sub);
+            let own = &spans[four * span_lines(&codes)..];
+            let scales = sub_blocks::scale_lines(&codes, sub_mins, own, four);
+            let scale = isa.byte(sub_blocks::scales(isa, &codes, &scales[v]), sub);
             let [low, high] = unit.scaled(u, codes.zero, scale, Parts::less(&codes));
             unit.store(low, &mut lines[at]);
             if Parts::two(&codes) {

@@ -11,13 +11,13 @@ use crate::activation::{Acts, CHUNK};
 use crate::format::{Codec, CodedFormat, Codes, Format, Info, Kind};
 use crate::isa::Isa;
 use crate::panel::{
-    Geometry, Line, chunk_lines, nibbles, planes, span_chunks, span_lines, span_sub_lines,
+    Geometry, Line, chunk_lines, planes, span_chunks, span_lines, span_sub_lines, sub_scale,
 };
 
-use super::integer::{many, shape, unpack as codes_at};
+use super::integer::{several, unpack as codes_at};
 use super::outputs::Outputs;
 use super::product::Panel;
-use super::sub_blocks::{one_byte, range};
+use super::sub_blocks::{one_byte, range, scale_lines};
 
 /// The format `C` with a byte for each code, or for scale times code.
 pub struct Bytes<I, C>(PhantomData<(I, C)>);
@@ -102,11 +102,7 @@ pub(super) fn run<I: Isa, C: CodedFormat>(
     }
     unpack::<I, C>(isa, panel, geometry, &mut lines[..len]);
     let unpacked = Panel { lines: &lines[..len], geometry, row_scales: panel.row_scales };
-    match const { shape::<I, Bytes<I, C>>() } {
-        (4, 6) => many::<I, Bytes<I, C>, 4, 6>(isa, &unpacked, acts, t0, out),
-        (2, 6) => many::<I, Bytes<I, C>, 2, 6>(isa, &unpacked, acts, t0, out),
-        _ => many::<I, Bytes<I, C>, 1, 4>(isa, &unpacked, acts, t0, out),
-    }
+    several::<I, Bytes<I, C>>(isa, &unpacked, acts, t0, out);
     KEPT.set(lines);
     true
 }
@@ -128,7 +124,7 @@ fn unpack<I: Isa, C: CodedFormat>(isa: I, panel: &Panel<'_>, to: Geometry, lines
         for (p, (span, to_span)) in spans.enumerate() {
             let (subs, from) = span.split_at(span_sub_lines(&codes));
             let (to_subs, to) = to_span.split_at_mut(span_sub_lines(&bytes));
-            let subs = if nibbles(&codes) { &mins[p * 4..][..4] } else { subs };
+            let subs = scale_lines(&codes, mins, subs, p);
             if !to_subs.is_empty() {
                 to_subs.copy_from_slice(subs);
             }
@@ -174,8 +170,8 @@ fn scale(codes: &Codes, subs: &[Line], sub: usize, lines: &mut [Line]) {
     for (v, line) in subs.iter().enumerate() {
         let mut scales = [0; 16];
         for (scale, four) in scales.iter_mut().zip(line.0.as_chunks().0) {
-            let byte = u32::from_le_bytes(*four) >> (8 * sub);
-            *scale = if nibbles(codes) { (byte & 15) as i32 } else { i32::from(byte as i8) };
+            let byte = (u32::from_le_bytes(*four) >> (8 * sub)) as u8;
+            *scale = i32::from(sub_scale(codes, byte));
         }
         for four in lines.as_chunks_mut::<4>().0 {
             let codes_of = four[v].0.as_chunks_mut().0;
